@@ -1,0 +1,19 @@
+//! The vocabulary that every other module shares: errors, digests, paths, chunks, limits, durable writes
+//! and the clock.
+//!
+//! Nothing here knows a registry, a cache or a file system; nothing here keeps state.
+
+pub mod backoff;
+pub mod chunk;
+pub mod clock;
+pub mod digest;
+pub mod durable;
+pub mod error;
+pub mod limits;
+pub mod redact;
+pub mod rel_path;
+
+pub use chunk::{CHUNK_BYTES, chunk_count, chunk_range};
+pub use digest::{Algorithm, Digest, Hasher};
+pub use error::{Error, ErrorKind, Result, ResultExt};
+pub use rel_path::RelPath;

@@ -1,0 +1,3 @@
+//! The refmount command.
+
+fn main() {}

@@ -1,0 +1,252 @@
+//! References as people type them: a registry's repository with tag or digest, or a layout on disk.
+//!
+//! Docker's normalisation applies to registries: `alpine` is `docker.io/library/alpine:latest`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use oci_spec::distribution::Reference;
+
+use crate::base::{Digest, Error, ErrorKind, Result};
+
+/// Where an artifact is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SourceRef {
+    /// `HOST[:PORT]/REPO[:TAG][@DIGEST]`, optionally behind `oci://` or `docker://`.
+    Registry(RegistryRef),
+    /// `oci:DIR[:TAG]` or `oci:DIR@DIGEST`.
+    Layout(LayoutRef),
+}
+
+/// A repository of a registry, and what is wanted of it. A digest counts before a tag.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RegistryRef {
+    /// Host and optional port as written (`docker.io`, `127.0.0.1:5000`).
+    pub host: String,
+    /// The repository's name (distribution-spec, "Pulling manifests": `<name>`).
+    pub repository: String,
+    /// The tag, `latest` where neither tag nor digest was given.
+    pub tag: Option<String>,
+    /// The digest, when the reference is pinned.
+    pub digest: Option<Digest>,
+}
+
+/// An OCI layout directory, and what is wanted of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LayoutRef {
+    /// The directory that holds `oci-layout`.
+    pub directory: PathBuf,
+    /// The tag; none: the only manifest there is.
+    pub tag: Option<String>,
+    /// The digest, when the reference is pinned.
+    pub digest: Option<Digest>,
+}
+
+impl SourceRef {
+    /// The same reference, pinned to `digest`.
+    #[must_use]
+    pub fn pinned(&self, digest: &Digest) -> Self {
+        let mut pinned = self.clone();
+        match &mut pinned {
+            Self::Registry(registry) => registry.digest = Some(digest.clone()),
+            Self::Layout(layout) => layout.digest = Some(digest.clone()),
+        }
+        pinned
+    }
+
+    /// The digest that the reference is pinned to, if it is.
+    #[must_use]
+    pub fn digest(&self) -> Option<&Digest> {
+        match self {
+            Self::Registry(registry) => registry.digest.as_ref(),
+            Self::Layout(layout) => layout.digest.as_ref(),
+        }
+    }
+}
+
+impl FromStr for SourceRef {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        for scheme in ["oci://", "docker://"] {
+            if let Some(rest) = text.strip_prefix(scheme) {
+                return rest.parse().map(Self::Registry);
+            }
+        }
+        if let Some(rest) = text.strip_prefix("oci:") {
+            return rest.parse().map(Self::Layout);
+        }
+        if let Some((transport, _)) = text.split_once(':')
+            && matches!(
+                transport,
+                "oci-archive" | "docker-archive" | "docker-daemon" | "containers-storage" | "dir"
+            )
+        {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{text:?}: the transport {transport}: is not supported; use HOST/REPO[:TAG] or oci:DIR[:TAG]"
+                ),
+            ));
+        }
+        text.parse().map(Self::Registry)
+    }
+}
+
+impl FromStr for RegistryRef {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let invalid = |why: String| {
+            Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "bad reference {text:?}: {why}; expected HOST[:PORT]/REPO[:TAG][@DIGEST] or oci:DIR[:TAG]"
+                ),
+            )
+        };
+        // The library's grammar has no IPv6 literals, so a stand-in takes the host's place while it parses.
+        let (literal, rest) = match ipv6_host(text) {
+            Some((host, rest)) => (Some(host), format!("localhost{rest}")),
+            None => (None, text.to_owned()),
+        };
+        let reference = Reference::from_str(&rest).map_err(|error| invalid(error.to_string()))?;
+        if reference.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(invalid("a repository's name is lower case".into()));
+        }
+        let digest = match reference.digest() {
+            Some(digest) => Some(digest.parse::<Digest>().map_err(|error| invalid(error.to_string()))?),
+            None => None,
+        };
+        Ok(Self {
+            host: literal.unwrap_or(reference.registry()).to_owned(),
+            repository: reference.repository().to_owned(),
+            tag: reference.tag().map(str::to_owned),
+            digest,
+        })
+    }
+}
+
+/// Splits `[ADDRESS]:PORT/REST` into the host with its port, and the rest with its slash.
+fn ipv6_host(text: &str) -> Option<(&str, &str)> {
+    let (host, rest) = text.split_at(text.find('/')?);
+    let (address, port) = host.strip_prefix('[')?.split_once(']')?;
+    let port_fits = port.is_empty() || port.strip_prefix(':')?.parse::<u16>().is_ok();
+    (address.parse::<std::net::Ipv6Addr>().is_ok() && port_fits).then_some((host, rest))
+}
+
+impl FromStr for LayoutRef {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (text, digest) = match text.rsplit_once('@') {
+            Some((rest, digest)) if digest.starts_with("sha256:") || digest.starts_with("sha512:") => {
+                (rest, Some(digest.parse()?))
+            }
+            _ => (text, None),
+        };
+        let (directory, tag) = match text.rsplit_once(':') {
+            Some((directory, tag)) if !tag.contains('/') => (directory, Some(tag.to_owned())),
+            _ => (text, None),
+        };
+        if directory.is_empty() || tag.as_deref() == Some("") {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "bad reference \"oci:{text}\": expected oci:DIR[:TAG] with a directory and, after a colon, a tag"
+                ),
+            ));
+        }
+        Ok(Self { directory: directory.into(), tag, digest })
+    }
+}
+
+impl fmt::Display for SourceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registry(registry) => registry.fmt(f),
+            Self::Layout(layout) => layout.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for RegistryRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.host, self.repository)?;
+        write_tag_and_digest(f, self.tag.as_deref(), self.digest.as_ref())
+    }
+}
+
+impl fmt::Display for LayoutRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "oci:{}", self.directory.display())?;
+        write_tag_and_digest(f, self.tag.as_deref(), self.digest.as_ref())
+    }
+}
+
+fn write_tag_and_digest(
+    f: &mut fmt::Formatter<'_>,
+    tag: Option<&str>,
+    digest: Option<&Digest>,
+) -> fmt::Result {
+    if let Some(tag) = tag {
+        write!(f, ":{tag}")?;
+    }
+    if let Some(digest) = digest {
+        write!(f, "@{digest}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn docker_normalisation() {
+        for (typed, meant) in [
+            ("alpine", "docker.io/library/alpine:latest"),
+            ("ai/smollm2", "docker.io/ai/smollm2:latest"),
+            ("quay.io/a/b:v1", "quay.io/a/b:v1"),
+            ("localhost/m", "localhost/m:latest"),
+            ("127.0.0.1:5000/models/m:v1", "127.0.0.1:5000/models/m:v1"),
+            ("docker://ghcr.io/a/b", "ghcr.io/a/b:latest"),
+            ("oci://ghcr.io/a/b:1", "ghcr.io/a/b:1"),
+            ("[::1]:5000/m:v1", "[::1]:5000/m:v1"),
+        ] {
+            assert_eq!(typed.parse::<SourceRef>().unwrap().to_string(), meant);
+        }
+        let pinned = format!("ghcr.io/a/b:1@sha256:{HEX}");
+        let parsed: SourceRef = pinned.parse().unwrap();
+        assert_eq!(parsed.to_string(), pinned);
+        assert_eq!(parsed.digest().unwrap().hex(), HEX);
+    }
+
+    #[test]
+    fn layouts() {
+        let digest = format!("sha256:{HEX}");
+        for (typed, directory, tag) in
+            [("oci:/a/b:v1", "/a/b", Some("v1")), ("oci:b", "b", None), ("oci:./x:y/z", "./x:y/z", None)]
+        {
+            let SourceRef::Layout(layout) = typed.parse().unwrap() else { panic!("{typed}") };
+            assert_eq!((layout.directory.to_str(), layout.tag.as_deref()), (Some(directory), tag));
+        }
+        let SourceRef::Layout(layout) = format!("oci:/a:v1@{digest}").parse().unwrap() else { panic!() };
+        assert_eq!(layout.digest.unwrap().as_str(), digest);
+    }
+
+    #[test]
+    fn errors_name_the_reference_and_the_form() {
+        for typed in ["", "UPPER/case", "a/b:", "a/b@sha256:12", "a/b@md5:00", "oci:", "oci::tag", "oci:/a:"]
+        {
+            let error = typed.parse::<SourceRef>().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{typed}: {error}");
+            assert!(error.to_string().contains("expected"), "{error}");
+        }
+        let error = "oci-archive:/a.tar".parse::<SourceRef>().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
+}

@@ -1,0 +1,104 @@
+//! Where blobs come from: a registry over HTTP, or an OCI layout on disk.
+//!
+//! A [`BlobSource`] is bound to one repository with one set of credentials; what is fetched through it was
+//! authorised by them. It retries what asks for a token or a manifest; a blob's body is handed out as it
+//! arrives, and who reads it decides about resuming. Nothing here caches content.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::base::{Digest, Result};
+use crate::oci::Descriptor;
+
+/// A place that resolves one reference and holds the blobs it leads to.
+#[async_trait]
+pub trait BlobSource: Debug + Send + Sync {
+    /// The host or directory, as shown in errors and logs; without secrets.
+    fn name(&self) -> &str;
+
+    /// The manifest or index that the source's reference names right now.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unauthorized`, `Corrupt` (the bytes are not those of the digest asked for),
+    /// `Unavailable` or `TimedOut` after the attempts that [`SourceOptions`] allows.
+    async fn resolve(&self) -> Result<RawManifest>;
+
+    /// The manifest or index that `descriptor` names, checked against its digest and size.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest>;
+
+    /// Opens `range` (non-empty, within `size`) of the blob `digest` of `size` bytes. One attempt: at most
+    /// one renewed token, and a fresh redirect where a remembered one has expired.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`]; a wrong or missing `Content-Range` is `Unavailable`. Never data of another range.
+    async fn blob(&self, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobBody>;
+}
+
+/// A manifest's bytes and what they are.
+#[derive(Clone, Debug)]
+pub struct RawManifest {
+    /// The digest of `bytes`, computed here.
+    pub digest: Digest,
+    /// The media type that the source declares.
+    pub media_type: Option<String>,
+    /// The document.
+    pub bytes: Bytes,
+}
+
+/// The body of a blob on its way.
+pub struct BlobBody {
+    /// The bytes of the blob that the body holds: those asked for; or the whole blob, from a server that does
+    /// not do ranges (RFC 9110, section 14.2: a 200 answer).
+    pub range: Range<u64>,
+    /// The pieces in order, of any length. Ends with an error (`Unavailable`, `TimedOut`) when it is cut
+    /// short or stalls, and never yields more than `range` holds.
+    pub pieces: BoxStream<'static, Result<Bytes>>,
+}
+
+impl Debug for BlobBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlobBody").field("range", &self.range).finish_non_exhaustive()
+    }
+}
+
+/// How a source is reached.
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
+pub struct SourceOptions {
+    /// Plain HTTP also to hosts that are not loopback addresses.
+    pub plain_http: bool,
+    /// Files with credentials, in the order in which they are asked; missing ones are skipped unless
+    /// `auth_files_required`.
+    pub auth_files: Vec<PathBuf>,
+    /// Whether a missing file of `auth_files` is an error, as it is when the user named it.
+    pub auth_files_required: bool,
+    /// How long a connection may take to come about.
+    pub connect_timeout: Duration,
+    /// How long a body or an answer may make no progress.
+    pub inactivity_timeout: Duration,
+    /// How long a request may be retried in all before its error is reported.
+    pub retry_budget: Duration,
+}
+
+impl Default for SourceOptions {
+    fn default() -> Self {
+        Self {
+            plain_http: false,
+            auth_files: Vec::new(),
+            auth_files_required: false,
+            connect_timeout: Duration::from_secs(10),
+            // A registry that fetches from cold storage pauses for seconds, hardly for half a minute.
+            inactivity_timeout: Duration::from_secs(30),
+            // Below the two minutes after which the kernel reports a reader as hung.
+            retry_budget: Duration::from_secs(90),
+        }
+    }
+}

@@ -1,1 +1,5 @@
-//! To be written.
+//! The disk cache.
+
+/// The disk cache of one directory.
+#[derive(Debug)]
+pub struct Cache {}

@@ -1,0 +1,103 @@
+//! Every path of a cache directory, and the version that most of them carry.
+//!
+//! The lock and the socket stand outside of the versioned part, so that two versions of the program still
+//! exclude each other. Nothing here touches the file system.
+
+use std::path::{Path, PathBuf};
+
+use crate::base::Digest;
+
+use super::SegmentId;
+
+/// The versioned part; a layout that older programs would misread gets another name.
+const VERSION: &str = "v1";
+
+/// The kinds of small documents that are kept by digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DocumentKind {
+    /// A manifest or an index, by its own digest.
+    Manifest,
+    /// What is known about a layer, by the layer's digest.
+    LayerIndex,
+}
+
+/// The paths of one cache directory.
+#[derive(Clone, Debug)]
+pub struct CachePaths {
+    root: PathBuf,
+}
+
+impl CachePaths {
+    /// The paths below `root`.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The cache directory itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The file whose lock is the ownership of the directory; it holds the owner's process id.
+    #[must_use]
+    pub fn owner_lock(&self) -> PathBuf {
+        self.root.join("owner.lock")
+    }
+
+    /// The owner's control socket.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.root.join("control.sock")
+    }
+
+    /// Everything of this version.
+    #[must_use]
+    pub fn versioned(&self) -> PathBuf {
+        self.root.join(VERSION)
+    }
+
+    /// All segments: `segments/<algorithm>/<two digits>/<file>`.
+    #[must_use]
+    pub fn segments(&self) -> PathBuf {
+        self.versioned().join("segments")
+    }
+
+    /// The bytes of a segment.
+    #[must_use]
+    pub fn data(&self, id: &SegmentId) -> PathBuf {
+        self.segment_file(id, "data")
+    }
+
+    /// The chunk map of a segment.
+    #[must_use]
+    pub fn map(&self, id: &SegmentId) -> PathBuf {
+        self.segment_file(id, "map")
+    }
+
+    fn segment_file(&self, id: &SegmentId, suffix: &str) -> PathBuf {
+        let name = format!("{}.{}.{suffix}", id.layer.hex(), id.number);
+        sharded(self.segments(), &id.layer).join(name)
+    }
+
+    /// All documents of a kind: `<kind>/<algorithm>/<two digits>/<file>`.
+    #[must_use]
+    pub fn documents(&self, kind: DocumentKind) -> PathBuf {
+        self.versioned().join(match kind {
+            DocumentKind::Manifest => "manifests",
+            DocumentKind::LayerIndex => "layers",
+        })
+    }
+
+    /// One document.
+    #[must_use]
+    pub fn document(&self, kind: DocumentKind, digest: &Digest) -> PathBuf {
+        sharded(self.documents(kind), digest).join(digest.hex())
+    }
+}
+
+/// Directories of a few hundred names at most, for file systems that search them one by one.
+fn sharded(parent: PathBuf, digest: &Digest) -> PathBuf {
+    parent.join(digest.algorithm().name()).join(&digest.hex()[..2])
+}

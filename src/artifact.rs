@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::base::{Digest, Result};
+use crate::base::limits::INDEX_DEPTH_MAX;
+use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use crate::layer::LayerEntries;
-use crate::oci::{Descriptor, Platform, SourceRef};
-use crate::registry::{BlobSource, SourceOptions};
+use crate::oci::{Descriptor, Document, Platform, SourceRef, platform};
+use crate::registry::{self, BlobSource, RawManifest, SourceOptions};
+
+mod metadata;
+mod rules;
 
 /// What a manifest describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -68,6 +72,48 @@ pub async fn load(
     platform: &Platform,
     options: &SourceOptions,
 ) -> Result<(Artifact, Arc<dyn BlobSource>)> {
-    let _ = (reference, platform, options);
-    unimplemented!()
+    let source = registry::open(reference, options)?;
+    let artifact = load_from(source.as_ref(), reference, platform).await?;
+    Ok((artifact, source))
+}
+
+/// As [`load`], through a source that is open already.
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_from(
+    source: &dyn BlobSource,
+    reference: &SourceRef,
+    platform: &Platform,
+) -> Result<Artifact> {
+    let mut raw = source.resolve().await?;
+    let mut declared = raw.media_type.clone();
+    let mut warnings = Vec::new();
+    let mut seen = vec![raw.digest.clone()];
+    loop {
+        let in_document = || format!("{} of {reference}", raw.digest);
+        match Document::parse(&raw.bytes, declared.as_deref()).context(in_document)? {
+            Document::Manifest(manifest) => {
+                let mut artifact = rules::apply(reference, &raw, &manifest)?;
+                artifact.warnings = warnings;
+                return Ok(artifact);
+            }
+            Document::Index(index) => {
+                let choice = platform::choose(&index, platform).context(in_document)?;
+                warnings.extend(choice.warning);
+                let next = choice.descriptor;
+                if seen.contains(&next.digest) {
+                    let text = format!("{reference}: the index {} leads back to itself", next.digest);
+                    return Err(Error::new(ErrorKind::Invalid, text));
+                }
+                if seen.len() > INDEX_DEPTH_MAX as usize {
+                    let text = format!("{reference}: indexes are nested deeper than {INDEX_DEPTH_MAX}");
+                    return Err(Error::new(ErrorKind::Invalid, text));
+                }
+                raw = source.manifest(&next).await?;
+                seen.push(raw.digest.clone());
+                declared = Some(next.media_type);
+            }
+        }
+    }
 }

@@ -5,6 +5,10 @@
 
 use crate::base::{Digest, RelPath};
 
+pub mod index;
+
+pub use index::{ChunkDigest, LayerIndex};
+
 /// A point in time as file systems keep it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timestamp {

@@ -1,0 +1,517 @@
+//! One blob: who wants which of its chunks, what is under way, and what is known about its bytes.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::base::{Algorithm, Digest, Error, ErrorKind, Result, chunk_count, chunk_range};
+use crate::cache::Segment;
+use crate::layer::LayerIndex;
+use crate::registry::BlobSource;
+
+use super::slot::Slot;
+use super::state::{LeasedSource, Pending, RunKind, State};
+use super::verify::Verification;
+use super::window::{Plan, ReadAhead, WINDOW_MAX};
+use super::{BlobSettings, Fetcher, lock};
+
+/// What is known about bytes that came from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Nothing of it is here.
+    Absent,
+    /// Failed its check.
+    Rejected,
+    /// Fetched, the blob not yet complete and verified.
+    Pending,
+    /// Matched a digest that the manifest vouches for.
+    Proven,
+}
+
+impl Standing {
+    /// The name used in attributes and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Rejected => "rejected",
+            Self::Pending => "pending",
+            Self::Proven => "proven",
+        }
+    }
+}
+
+/// How long to leave a gap to another run before looking again.
+const OTHERS_PAUSE: Duration = Duration::from_millis(50);
+
+/// What was counted for a blob, since it was first wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bytes of bodies that arrived.
+    pub network_bytes: u64,
+    /// Those of them that read-ahead asked for.
+    pub ahead_bytes: u64,
+    /// Requests made.
+    pub requests: u64,
+    /// Chunks that failed their check.
+    pub rejected_chunks: u64,
+}
+
+/// Where a wanted chunk is to be had.
+#[derive(Debug)]
+pub enum Wanted {
+    /// In the segment, at least until a moment ago.
+    Cached,
+    /// On its way, or here in memory.
+    Coming(Coming),
+}
+
+/// A chunk on its way.
+#[derive(Debug)]
+pub struct Coming(Arc<Slot>);
+
+impl Coming {
+    /// The chunk's bytes, all of them.
+    ///
+    /// # Errors
+    /// What the fetch failed with once its attempts were used up.
+    pub async fn bytes(self) -> Result<Bytes> {
+        self.0.wait().await
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Blob {
+    pub(super) fetcher: Arc<Fetcher>,
+    pub(super) digest: Digest,
+    pub(super) bytes: u64,
+    pub(super) segment: Arc<Segment>,
+    pub(super) state: Mutex<State>,
+    pub(super) index: OnceLock<LayerIndex>,
+    pub(super) verification: watch::Sender<Verification>,
+    pub(super) counts: Counts,
+    pub(super) listeners: Mutex<Vec<Listener>>,
+    pub(super) is_checked: AtomicBool,
+    read_ahead: Mutex<ReadAhead>,
+    last_access: AtomicU64,
+}
+
+/// The living form of [`Counters`].
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) network_bytes: AtomicU64,
+    pub(super) ahead_bytes: AtomicU64,
+    pub(super) requests: AtomicU64,
+    pub(super) rejected_chunks: AtomicU64,
+    /// Chunks that moved forward; readers take it as a sign of life.
+    pub(super) chunks: AtomicU64,
+}
+
+/// Somebody to tell when bytes that were handed out turn out to be wrong.
+pub(super) struct Listener {
+    lease: u64,
+    pub(super) tell: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listener").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+impl Blob {
+    pub(super) fn new(
+        fetcher: Arc<Fetcher>,
+        digest: Digest,
+        bytes: u64,
+        segment: Arc<Segment>,
+        index: Option<LayerIndex>,
+        settings: BlobSettings,
+    ) -> Self {
+        let cache_bytes = fetcher.cache.info().bytes_max;
+        // Read-ahead that is evicted before it is read is fetched twice: sixteen streams together may fill half of
+        // the cache, and a file is only read through to its end where it fits twice.
+        let window_max = (chunk_count(cache_bytes) / 32).clamp(2, WINDOW_MAX);
+        let whole_files = settings.whole_files && bytes <= cache_bytes / 2;
+        let read_ahead = ReadAhead::new(chunk_count(bytes), whole_files, window_max);
+        let verification = match &index {
+            Some(_) => Verification::Verified,
+            None if bytes == 0 && digest != Digest::of(digest.algorithm(), b"") => Verification::Rejected,
+            None => Verification::Open { rejections: 0 },
+        };
+        let blob = Self {
+            fetcher,
+            digest,
+            bytes,
+            segment,
+            state: Mutex::default(),
+            index: index.map_or_else(OnceLock::new, OnceLock::from),
+            verification: watch::Sender::new(verification),
+            counts: Counts::default(),
+            listeners: Mutex::default(),
+            is_checked: AtomicBool::new(false),
+            read_ahead: Mutex::new(read_ahead),
+            last_access: AtomicU64::new(u64::MAX),
+        };
+        blob.drop_what_the_index_disproves();
+        blob
+    }
+
+    /// A chunk that was stored before the blob was verified, by an earlier process, must match as well.
+    fn drop_what_the_index_disproves(&self) {
+        let Some(index) = self.index.get() else { return };
+        for chunk in 0..chunk_count(self.bytes) {
+            let stored = self.segment.chunk_digest(chunk);
+            if stored.is_some_and(|digest| index.chunk_digest(chunk) != Some(digest.as_bytes())) {
+                tracing::warn!(digest = %self.digest, chunk, "dropped a cached chunk that its index disproves");
+                self.count_rejected(1);
+                self.segment.remove(chunk..chunk + 1);
+            }
+        }
+    }
+
+    /// The blob's name.
+    #[must_use]
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// The blob's length in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Where its chunks are cached.
+    #[must_use]
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counters {
+            network_bytes: read(&self.counts.network_bytes),
+            ahead_bytes: read(&self.counts.ahead_bytes),
+            requests: read(&self.counts.requests),
+            rejected_chunks: read(&self.counts.rejected_chunks),
+        }
+    }
+
+    /// How many chunks have arrived since the blob was first wanted: as long as this grows, it is worth waiting.
+    #[must_use]
+    pub fn progress(&self) -> u64 {
+        self.counts.chunks.load(Ordering::Relaxed)
+    }
+
+    /// What is known about the bytes that are here.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match *self.verification.borrow() {
+            Verification::Rejected => Standing::Rejected,
+            _ if self.bytes == 0 => Standing::Proven,
+            _ if self.segment.cached_bytes() == 0 => Standing::Absent,
+            Verification::Verified => Standing::Proven,
+            Verification::Open { .. } | Verification::Running { .. } => Standing::Pending,
+        }
+    }
+
+    /// The hosts or directories that serve it, for messages.
+    #[must_use]
+    pub fn source_names(&self) -> String {
+        let state = lock(&self.state);
+        let mut names: Vec<&str> = state.sources.iter().map(|leased| leased.source.name()).collect();
+        names.dedup();
+        names.join(", ")
+    }
+
+    /// Whether each chunk is checked by a digest of its own.
+    #[must_use]
+    pub fn is_verified(&self) -> bool {
+        self.index.get().is_some() || self.bytes == 0
+    }
+
+    /// Fails when the blob was found wrong as often as it was fetched.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the blob.
+    pub fn check_not_rejected(&self) -> Result<()> {
+        if matches!(*self.verification.borrow(), Verification::Rejected) {
+            return Err(self.rejection());
+        }
+        Ok(())
+    }
+
+    fn rejection(&self) -> Error {
+        Error::new(
+            ErrorKind::Corrupt,
+            format!(
+                "blob {} from {}: the bytes do not match the digest, after fetching them again too",
+                self.digest,
+                self.source_names()
+            ),
+        )
+    }
+
+    pub(super) fn count_rejected(&self, chunks: u64) {
+        self.counts.rejected_chunks.fetch_add(chunks, Ordering::Relaxed);
+    }
+
+    /// Says for each of `chunks` where it is to be had, and starts fetching those that nobody fetches yet,
+    /// neighbours in one request.
+    ///
+    /// # Errors
+    /// `Corrupt` for a blob that was rejected for good.
+    pub fn want(self: &Arc<Self>, chunks: Range<u64>) -> Result<Vec<Wanted>> {
+        self.check_not_rejected()?;
+        let mut wanted = Vec::new();
+        let mut started = Vec::new();
+        {
+            let mut state = lock(&self.state);
+            for chunk in chunks {
+                if let Some(pending) = state.slots.get(&chunk) {
+                    wanted.push(Wanted::Coming(Coming(pending.slot.clone())));
+                } else if self.segment.is_present(chunk) {
+                    wanted.push(Wanted::Cached);
+                } else if let Some(bytes) = self.fetcher.recall(&self.digest, chunk) {
+                    wanted.push(Wanted::Coming(Coming(Arc::new(Slot::filled(bytes)))));
+                } else {
+                    let slot = Arc::new(Slot::new());
+                    let run = self.run_for(&mut state, chunk, &mut started);
+                    state.slots.insert(chunk, Pending { slot: slot.clone(), run });
+                    wanted.push(Wanted::Coming(Coming(slot)));
+                }
+            }
+        }
+        for run in started {
+            self.spawn_run(run);
+        }
+        Ok(wanted)
+    }
+
+    /// The run that will bring `chunk`: one that is near, the one just started for its neighbour, or a new one.
+    fn run_for(&self, state: &mut State, chunk: u64, started: &mut Vec<u64>) -> u64 {
+        let whole =
+            state.ranges_ignored.then(|| state.runs.iter().find(|run| run.is_whole && run.next <= chunk));
+        if let Some(run) = whole.flatten() {
+            return run.id;
+        }
+        if let Some(run) = started.last().and_then(|id| state.run(*id))
+            && run.end == chunk
+        {
+            run.end += 1;
+            run.request_end = run.request_end.max(run.end);
+            return run.id;
+        }
+        if let Some(run) = state.run_that_brings(chunk) {
+            return run;
+        }
+        let id = state.add_run(RunKind::Demand, chunk..chunk + 1, chunk + 1);
+        started.push(id);
+        id
+    }
+
+    /// Notes that a reader got or wants `chunks`, and fetches ahead of it.
+    pub fn accessed(self: &Arc<Self>, chunks: Range<u64>) {
+        // The kernel reads a chunk in several pieces; only the first says something new.
+        if chunks.is_empty() || self.last_access.swap(chunks.end, Ordering::Relaxed) == chunks.end {
+            return;
+        }
+        let plan = lock(&self.read_ahead).access(&chunks);
+        if let Some(plan) = plan {
+            self.fetch_ahead(&plan);
+        }
+    }
+
+    fn fetch_ahead(self: &Arc<Self>, plan: &Plan) {
+        let started = {
+            let mut state = lock(&self.state);
+            if state.ranges_ignored && state.runs.iter().any(|run| run.is_whole) {
+                return;
+            }
+            let mut start = state.extend_run(plan.ahead.start, plan.ahead.end);
+            while start < plan.ahead.end && self.segment.is_present(start) {
+                start += 1;
+            }
+            if start >= plan.ahead.end {
+                return;
+            }
+            let request_end = if plan.open_ended { chunk_count(self.bytes) } else { plan.ahead.end };
+            state.add_run(RunKind::Ahead, start..plan.ahead.end, request_end)
+        };
+        self.spawn_run(started);
+    }
+
+    /// Fetches all that is missing. Waits until everything is in the cache.
+    ///
+    /// # Errors
+    /// What the fetch failed with; `NoSpace` when the cache cannot hold the whole blob.
+    pub async fn fill(self: &Arc<Self>, is_demand: bool) -> Result<()> {
+        let kind = if is_demand { RunKind::Demand } else { RunKind::Ahead };
+        let (slot, is_first) = {
+            let mut state = lock(&self.state);
+            match &state.filling {
+                Some(slot) => (slot.clone(), false),
+                None => {
+                    let slot = Arc::new(Slot::new());
+                    state.filling = Some(slot.clone());
+                    (slot, true)
+                }
+            }
+        };
+        if is_first {
+            let blob = self.clone();
+            let slot = slot.clone();
+            self.fetcher.handle.spawn(async move {
+                let result = blob.fill_gaps(kind).await;
+                lock(&blob.state).filling = None;
+                slot.complete(result.map(|()| Bytes::new()));
+            });
+        }
+        slot.wait().await.map(drop)
+    }
+
+    async fn fill_gaps(self: &Arc<Self>, kind: RunKind) -> Result<()> {
+        let _pin = self.segment.pin();
+        let mut before = None;
+        while let Some(gap) = self.first_gap() {
+            let now = Some((gap.clone(), self.progress()));
+            if before == now && !self.is_fetched_by_others() {
+                return Err(Error::new(
+                    ErrorKind::NoSpace,
+                    format!(
+                        "blob {} of {} bytes cannot be kept whole in the cache; give it more room with --cache-size",
+                        self.digest, self.bytes
+                    ),
+                ));
+            }
+            if before == now {
+                // Another run reads the whole blob; this one would only ask for the same bytes again.
+                tokio::time::sleep(OTHERS_PAUSE).await;
+            }
+            before = now;
+            let run = lock(&self.state).add_run(kind, gap.clone(), gap.end);
+            self.drive_run(run).await?;
+        }
+        self.verify_if_complete();
+        Ok(())
+    }
+
+    fn is_fetched_by_others(&self) -> bool {
+        !lock(&self.state).runs.is_empty()
+    }
+
+    fn first_gap(&self) -> Option<Range<u64>> {
+        let chunks = chunk_count(self.bytes);
+        let start = (0..chunks).find(|chunk| !self.segment.is_present(*chunk))?;
+        let end = (start..chunks).find(|chunk| self.segment.is_present(*chunk)).unwrap_or(chunks);
+        Some(start..end)
+    }
+
+    /// Waits until the whole blob has been fetched and verified.
+    ///
+    /// # Errors
+    /// As [`Self::fill`], and `Corrupt` when it does not match its digest.
+    pub async fn verified(self: &Arc<Self>) -> Result<()> {
+        loop {
+            if self.is_verified() {
+                return self.check_not_rejected();
+            }
+            self.check_not_rejected()?;
+            self.fill(true).await?;
+            let mut verification = self.verification.subscribe();
+            // The sender lives as long as `self`.
+            let _ = verification.wait_for(|now| !matches!(now, Verification::Running { .. })).await;
+        }
+    }
+
+    pub(super) fn byte_range(&self, chunk: u64) -> Range<u64> {
+        chunk_range(chunk, self.bytes)
+    }
+
+    pub(super) fn algorithm(&self) -> Algorithm {
+        self.digest.algorithm()
+    }
+}
+
+/// One mount's claim on a [`Blob`]. When the last one goes, what is still being fetched is given up.
+#[derive(Debug)]
+pub struct BlobLease {
+    id: u64,
+    blob: Arc<Blob>,
+    counters_before: Counters,
+}
+
+impl BlobLease {
+    pub(super) fn new(
+        blob: Arc<Blob>,
+        bytes: u64,
+        source: Arc<dyn BlobSource>,
+        settings: BlobSettings,
+    ) -> Result<Self> {
+        if blob.bytes != bytes {
+            let text = format!(
+                "blob {} has {} bytes in one manifest and {bytes} in another",
+                blob.digest, blob.bytes
+            );
+            return Err(Error::new(ErrorKind::Corrupt, text));
+        }
+        let id = {
+            let mut state = lock(&blob.state);
+            let lease = state.next_id();
+            state.sources.push(LeasedSource { lease, source, settings });
+            lease
+        };
+        Ok(Self { id, counters_before: blob.counters(), blob })
+    }
+
+    /// The blob.
+    #[must_use]
+    pub fn blob(&self) -> &Arc<Blob> {
+        &self.blob
+    }
+
+    /// Bytes fetched since the lease began.
+    #[must_use]
+    pub fn network_bytes(&self) -> u64 {
+        self.blob.counters().network_bytes - self.counters_before.network_bytes
+    }
+
+    /// Chunks that failed their check since the lease began.
+    #[must_use]
+    pub fn rejected_chunks(&self) -> u64 {
+        self.blob.counters().rejected_chunks - self.counters_before.rejected_chunks
+    }
+
+    /// Has `tell` called, while the lease lives, whenever bytes that were handed out turn out to be wrong.
+    pub fn on_rejected(&self, tell: Arc<dyn Fn() + Send + Sync>) {
+        lock(&self.blob.listeners).push(Listener { lease: self.id, tell });
+    }
+}
+
+impl Drop for BlobLease {
+    fn drop(&mut self) {
+        lock(&self.blob.listeners).retain(|listener| listener.lease != self.id);
+        let mut state = lock(&self.blob.state);
+        state.sources.retain(|leased| leased.lease != self.id);
+        if state.sources.is_empty() {
+            for run in state.runs.drain(..) {
+                if let Some(abort) = run.abort {
+                    abort.abort();
+                }
+            }
+            for (_, pending) in state.slots.drain() {
+                pending.slot.complete(Err(Error::new(ErrorKind::Unavailable, "the mount has ended")));
+            }
+        }
+    }
+}

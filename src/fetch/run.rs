@@ -1,0 +1,490 @@
+//! A run: the task that walks forward through a blob, request after request, and hands out each chunk as
+//! soon as it is whole.
+//!
+//! A run goes on over failures: it resumes at the byte after the last one received, after a pause that
+//! doubles, until nothing has come for its whole budget. It stops when it has brought what it was started
+//! for, when what follows is cached, or when another run brings it.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use tokio::sync::SemaphorePermit;
+use tokio::task::JoinSet;
+
+use crate::base::backoff::Backoff;
+use crate::base::{Error, ErrorKind, Result, chunk_count, clock};
+use crate::cache::{SkipReason, Stored};
+use crate::registry::BlobBody;
+
+use super::blob::Blob;
+use super::lock;
+use super::state::{LeasedSource, RunKind};
+
+/// The first pause after a failure, and the longest: a registry may ask for more with `Retry-After`, up to
+/// the same bound.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(20);
+
+/// How long a request is kept open for a reader that has stopped. A connection costs the registry little, a
+/// new request 5 ms of CPU.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// Cached chunks in a row that make a run skip them by a new request; fewer are cheaper to receive again.
+const SKIP_MIN: u64 = 4;
+
+/// Failures of one chunk's own check after which its readers get an error: it has then come twice.
+const CHUNK_REJECTIONS_MAX: u32 = 2;
+
+/// What a run does after a chunk.
+enum Step {
+    /// Takes the next chunk from the same body.
+    Continue,
+    /// Waits for its end to move.
+    Pause,
+    /// Is done with this body, and perhaps altogether.
+    Leave,
+}
+
+/// How a request ended that did not fail.
+enum Outcome {
+    /// All that was wanted of it has been handed out.
+    Served,
+    /// A chunk failed its own check and is to be fetched again.
+    Rejected,
+}
+
+/// The task's own state; what others may see of it is in [`super::state::Run`].
+struct Driver {
+    blob: Arc<Blob>,
+    id: u64,
+    kind: RunKind,
+    /// The chunk that is being put together, and what came of it so far.
+    chunk: u64,
+    partial: BytesMut,
+    attempts: Attempts,
+    chunk_rejections: HashMap<u64, u32>,
+    stores: JoinSet<()>,
+}
+
+/// The retries of a run, and since when it has got nothing.
+struct Attempts {
+    backoff: Backoff,
+    idle_since: Instant,
+    failures: u32,
+}
+
+impl Attempts {
+    fn new() -> Self {
+        Self { backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX), idle_since: clock::now(), failures: 0 }
+    }
+}
+
+impl Blob {
+    /// Lets run `id` go in a task of its own.
+    pub(super) fn spawn_run(self: &Arc<Self>, id: u64) {
+        let blob = self.clone();
+        let task = self.fetcher.handle.spawn(async move {
+            // Its readers have been told, and nobody else asks.
+            let _ = blob.drive_run(id).await;
+        });
+        if let Some(run) = lock(&self.state).run(id) {
+            run.abort = Some(task.abort_handle());
+        }
+    }
+
+    /// Carries out run `id` and settles with those that wait for it.
+    pub(super) async fn drive_run(self: &Arc<Self>, id: u64) -> Result<()> {
+        let Some(kind) = lock(&self.state).run(id).map(|run| run.kind) else { return Ok(()) };
+        let mut driver = Driver {
+            blob: self.clone(),
+            id,
+            kind,
+            chunk: 0,
+            partial: BytesMut::new(),
+            attempts: Attempts::new(),
+            chunk_rejections: HashMap::new(),
+            stores: JoinSet::new(),
+        };
+        let result = driver.drive().await;
+        while driver.stores.join_next().await.is_some() {}
+        self.finish_run(id, &result);
+        result
+    }
+
+    fn finish_run(self: &Arc<Self>, id: u64, result: &Result<()>) {
+        let mut started = Vec::new();
+        {
+            let mut state = lock(&self.state);
+            let expected = state.end_run(id);
+            for chunk in expected {
+                match result {
+                    Err(error) => {
+                        if let Some(pending) = state.slots.remove(&chunk) {
+                            pending.slot.complete(Err(error.clone()));
+                        }
+                    }
+                    // It stopped short of a chunk that a reader counted on, so another run goes for it.
+                    Ok(()) => {
+                        let run = state.add_run(RunKind::Demand, chunk..chunk + 1, chunk + 1);
+                        if let Some(pending) = state.slots.get_mut(&chunk) {
+                            pending.run = run;
+                        }
+                        started.push(run);
+                    }
+                }
+            }
+        }
+        if let Err(error) = result {
+            tracing::warn!(digest = %self.digest, error = error.chain(), "gave up a fetch");
+        }
+        for run in started {
+            self.spawn_run(run);
+        }
+    }
+}
+
+impl Driver {
+    async fn drive(&mut self) -> Result<()> {
+        let blob = self.blob.clone();
+        loop {
+            let mut permit = self.permit(&blob).await;
+            let Some(range) = self.next_request() else { return Ok(()) };
+            let leased = self.source()?;
+            if self.attempts.failures == 0 {
+                self.attempts.idle_since = clock::now();
+            }
+            let outcome = self.request(&leased, range, &mut permit).await;
+            drop(permit);
+            match outcome {
+                Ok(Outcome::Served) => {}
+                Ok(Outcome::Rejected) => self.partial.clear(),
+                Err(failure) => self.pause_after(failure, &leased).await?,
+            }
+        }
+    }
+
+    /// Waits for its turn to make a request. The limits are never closed, so there is always one in the end.
+    async fn permit<'a>(&self, blob: &'a Blob) -> Option<SemaphorePermit<'a>> {
+        match self.kind {
+            RunKind::Demand => blob.fetcher.demand_requests.acquire().await.ok(),
+            RunKind::Ahead => {
+                self.wait_while_slowed().await;
+                blob.fetcher.ahead_requests.acquire().await.ok()
+            }
+        }
+    }
+
+    /// The bytes to ask for next, or nothing when the run has come to its end.
+    fn next_request(&mut self) -> Option<Range<u64>> {
+        let blob = self.blob.clone();
+        let mut state = lock(&blob.state);
+        let whole_elsewhere = state.ranges_ignored && state.hand_to_whole_run(self.id);
+        let (mut next, end) = state.run(self.id).map(|run| (run.next, run.end))?;
+        while next < end && blob.segment.is_present(next) && !state.is_awaited(next) {
+            next += 1;
+        }
+        let covered = self.kind == RunKind::Ahead && state.is_covered_by_another(self.id, next);
+        let run = state.run(self.id)?;
+        run.next = next;
+        run.is_flowing = false;
+        if next >= end || covered || whole_elsewhere {
+            return None;
+        }
+        if next != self.chunk {
+            self.partial.clear();
+            self.chunk = next;
+        }
+        let start = blob.byte_range(next).start + self.partial.len() as u64;
+        let mut last = next;
+        while last + 1 < run.request_end && !blob.segment.is_present(last + 1) {
+            last += 1;
+        }
+        run.request_end = last + 1;
+        run.end = run.end.min(run.request_end);
+        Some(start..blob.byte_range(last).end)
+    }
+
+    fn source(&self) -> Result<LeasedSource> {
+        let state = lock(&self.blob.state);
+        let turn = state.turn.checked_rem(state.sources.len()).unwrap_or_default();
+        let gone = || Error::new(ErrorKind::Unavailable, "the mount has ended");
+        state.sources.get(turn).cloned().ok_or_else(gone)
+    }
+
+    /// One request: its answer and as much of its body as is wanted. The permit is given back while nothing
+    /// is taken.
+    async fn request(
+        &mut self,
+        leased: &LeasedSource,
+        range: Range<u64>,
+        permit: &mut Option<SemaphorePermit<'_>>,
+    ) -> Result<Outcome> {
+        let blob = self.blob.clone();
+        blob.counts.requests.fetch_add(1, Ordering::Relaxed);
+        let mut body = leased.source.blob(&blob.digest, blob.bytes, range.clone()).await?;
+        if body.range != range && !self.accept_whole(&body) {
+            return Ok(Outcome::Served);
+        }
+        if let Some(run) = lock(&blob.state).run(self.id) {
+            run.is_flowing = true;
+        }
+        let body_end = chunk_count(body.range.end);
+        while self.chunk < body_end {
+            let bytes = self.next_chunk(&mut body, leased).await?;
+            if !self.deliver(bytes, leased).await {
+                return Ok(Outcome::Rejected);
+            }
+            match self.step() {
+                Step::Continue => {}
+                Step::Leave => break,
+                Step::Pause => {
+                    drop(permit.take());
+                    if !self.wait_for_more().await {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(Outcome::Served)
+    }
+
+    /// A body holds more than was asked for: the source does not do ranges. The run reads the whole blob then,
+    /// unless another one is doing that already.
+    fn accept_whole(&mut self, body: &BlobBody) -> bool {
+        let mut state = lock(&self.blob.state);
+        if !state.ranges_ignored {
+            tracing::warn!(digest = %self.blob.digest, "the source ignores ranges; taking the whole blob");
+        }
+        state.ranges_ignored = true;
+        if state.hand_to_whole_run(self.id) {
+            return false;
+        }
+        let end = chunk_count(body.range.end);
+        if let Some(run) = state.run(self.id) {
+            run.is_whole = true;
+            run.end = end;
+            run.request_end = end;
+        }
+        self.partial.clear();
+        self.chunk = 0;
+        true
+    }
+
+    /// Puts the next chunk together.
+    async fn next_chunk(&mut self, body: &mut BlobBody, leased: &LeasedSource) -> Result<Bytes> {
+        let range = self.blob.byte_range(self.chunk);
+        let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        self.partial.reserve(length.saturating_sub(self.partial.len()));
+        while self.partial.len() < length {
+            let Some(piece) = body.pieces.next().await else {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "blob {} from {}: the body ended at byte {}",
+                        self.blob.digest,
+                        leased.source.name(),
+                        range.start + self.partial.len() as u64
+                    ),
+                ));
+            };
+            let piece = piece?;
+            self.attempts.idle_since = clock::now();
+            let counts = &self.blob.counts;
+            counts.network_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            if self.kind == RunKind::Ahead {
+                counts.ahead_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            }
+            self.partial.extend_from_slice(&piece);
+        }
+        Ok(self.partial.split_to(length).freeze())
+    }
+
+    /// Checks a chunk, hands it to its readers and sends it to the cache. `false`: it is not what its digest
+    /// says, and is to be fetched again.
+    async fn deliver(&mut self, bytes: Bytes, leased: &LeasedSource) -> bool {
+        let blob = self.blob.clone();
+        let chunk = self.chunk;
+        let digest = blake3::hash(&bytes);
+        if let Some(index) = blob.index.get()
+            && index.chunk_digest(chunk) != Some(digest.as_bytes())
+        {
+            return self.reject(chunk, leased);
+        }
+        self.attempts.failures = 0;
+        blob.counts.chunks.fetch_add(1, Ordering::Relaxed);
+        let is_wanted = {
+            let mut state = lock(&blob.state);
+            let is_awaited = state.is_awaited(chunk);
+            let pending = state.slots.entry(chunk).or_insert_with(|| super::state::Pending {
+                slot: Arc::new(super::slot::Slot::new()),
+                run: self.id,
+            });
+            pending.slot.complete(Ok(bytes.clone()));
+            if let Some(run) = state.run(self.id) {
+                run.next = run.next.max(chunk + 1);
+            }
+            is_awaited
+        };
+        self.chunk += 1;
+        let permit = blob.fetcher.stores.clone().acquire_owned().await.ok();
+        while self.stores.try_join_next().is_some() {}
+        self.stores.spawn_blocking(move || {
+            blob.store(chunk, bytes, digest, is_wanted);
+            drop(permit);
+        });
+        true
+    }
+
+    /// Counts a chunk that failed its own check. `true`: its readers have got their error, go on after it.
+    fn reject(&mut self, chunk: u64, leased: &LeasedSource) -> bool {
+        let blob = &self.blob;
+        blob.count_rejected(1);
+        let source = leased.source.name();
+        tracing::error!(digest = %blob.digest, chunk, source, "rejected a chunk: not the bytes of its digest");
+        let rejections = self.chunk_rejections.entry(chunk).or_default();
+        *rejections += 1;
+        let mut state = lock(&blob.state);
+        state.turn += 1;
+        if *rejections < CHUNK_REJECTIONS_MAX {
+            return false;
+        }
+        if let Some(pending) = state.slots.remove(&chunk) {
+            pending.slot.complete(Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "blob {} at byte {}: {source} sends bytes that do not match the digest, twice",
+                    blob.digest,
+                    blob.byte_range(chunk).start
+                ),
+            )));
+        }
+        if let Some(run) = state.run(self.id) {
+            run.next = run.next.max(chunk + 1);
+        }
+        self.chunk += 1;
+        true
+    }
+
+    fn step(&self) -> Step {
+        let mut state = lock(&self.blob.state);
+        let covered = self.kind == RunKind::Ahead && state.is_covered_by_another(self.id, self.chunk);
+        let rest_cached = (self.chunk..self.chunk + SKIP_MIN).all(|chunk| {
+            chunk >= chunk_count(self.blob.bytes)
+                || (self.blob.segment.is_present(chunk) && !state.is_awaited(chunk))
+        });
+        match state.run(self.id) {
+            None => Step::Leave,
+            Some(run) if self.chunk >= run.request_end => Step::Leave,
+            Some(run) if run.is_whole => Step::Continue,
+            Some(_) if covered || rest_cached => Step::Leave,
+            Some(run) if self.chunk >= run.end => Step::Pause,
+            Some(_) => Step::Continue,
+        }
+    }
+
+    /// Waits, without taking more of the body, until the run's end has moved. `false`: the reader has stopped.
+    async fn wait_for_more(&self) -> bool {
+        let deadline = tokio::time::sleep(IDLE_MAX);
+        tokio::pin!(deadline);
+        loop {
+            let wake = match lock(&self.blob.state).run(self.id) {
+                None => return false,
+                Some(run) if self.chunk < run.end => return true,
+                Some(run) => run.wake.clone(),
+            };
+            tokio::select! {
+                () = wake.notified() => {}
+                () = &mut deadline => return self.stop_at_end(),
+            }
+        }
+    }
+
+    /// Gives the request up, unless its end has moved in the same moment.
+    fn stop_at_end(&self) -> bool {
+        match lock(&self.blob.state).run(self.id) {
+            Some(run) if self.chunk < run.end => true,
+            Some(run) => {
+                run.request_end = run.end;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Decides whether `failure` ends the run, and waits before the next attempt if not.
+    async fn pause_after(&mut self, failure: Error, leased: &LeasedSource) -> Result<()> {
+        self.attempts.failures += 1;
+        let sources = {
+            let mut state = lock(&self.blob.state);
+            state.turn += 1;
+            if let Some(run) = state.run(self.id) {
+                run.is_flowing = false;
+            }
+            u32::try_from(state.sources.len()).unwrap_or(u32::MAX)
+        };
+        if !failure.kind().is_transient() && self.attempts.failures >= sources {
+            return Err(self.explain(failure, leased));
+        }
+        if let Some(pause) = failure.retry_after() {
+            self.slow_read_ahead(pause.min(PAUSE_MAX));
+        }
+        let pause = self.attempts.backoff.pause(failure.retry_after());
+        if self.attempts.idle_since.elapsed() + pause > leased.settings.retry_budget {
+            return Err(self.explain(failure, leased));
+        }
+        tracing::debug!(
+            digest = %self.blob.digest,
+            source = leased.source.name(),
+            failures = self.attempts.failures,
+            pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            error = failure.chain(),
+            "a fetch failed; trying again"
+        );
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
+    fn explain(&self, failure: Error, leased: &LeasedSource) -> Error {
+        let offset = self.blob.byte_range(self.chunk).start + self.partial.len() as u64;
+        failure.context(format!(
+            "cannot fetch blob {} at byte {offset} from {} (attempt {}, {:.1} s without progress)",
+            self.blob.digest,
+            leased.source.name(),
+            self.attempts.failures,
+            self.attempts.idle_since.elapsed().as_secs_f64()
+        ))
+    }
+
+    fn slow_read_ahead(&self, pause: Duration) {
+        let until = clock::now() + pause;
+        let mut slowed = lock(&self.blob.fetcher.slowed_until);
+        *slowed = Some(slowed.map_or(until, |before| before.max(until)));
+    }
+
+    async fn wait_while_slowed(&self) {
+        let until = *lock(&self.blob.fetcher.slowed_until);
+        if let Some(until) = until {
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
+}
+
+impl Blob {
+    /// Puts a chunk into the cache, and closes its slot: from now on, readers find it there.
+    fn store(self: &Arc<Self>, chunk: u64, bytes: Bytes, digest: blake3::Hash, is_wanted: bool) {
+        let stored = self.segment.store(chunk, &bytes, digest);
+        let is_here = matches!(stored, Stored::Stored | Stored::Skipped(SkipReason::AlreadyThere));
+        if !is_here && is_wanted {
+            self.fetcher.remember(&self.digest, chunk, bytes);
+        }
+        lock(&self.state).slots.remove(&chunk);
+        if is_here {
+            self.verify_if_complete();
+        }
+    }
+}

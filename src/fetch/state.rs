@@ -1,0 +1,180 @@
+//! What is under way for one blob: the runs, and the slots in which readers wait for chunks.
+//!
+//! Pure bookkeeping under one lock: nothing here fetches, waits or touches the disk. A slot belongs to the
+//! run that is expected to fill it; whichever run brings the chunk first does.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::registry::BlobSource;
+
+use super::BlobSettings;
+use super::slot::Slot;
+
+/// How far before a chunk a run may be for a reader to wait for it: 8 MiB pass in about the time that a
+/// request of its own would take.
+const NEAR: u64 = 8;
+
+/// On whose behalf a run fetches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RunKind {
+    /// A reader waits.
+    Demand,
+    /// Nobody waits yet.
+    Ahead,
+}
+
+/// One walk forward through a blob.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) id: u64,
+    pub(super) kind: RunKind,
+    /// The next chunk that it will bring.
+    pub(super) next: u64,
+    /// Where it stops for now; moved forward as the reader advances.
+    pub(super) end: u64,
+    /// Where its request ends; never before `end`.
+    pub(super) request_end: u64,
+    /// Whether its request has been answered.
+    pub(super) is_flowing: bool,
+    /// Whether it is reading the whole blob, from a source that does not do ranges.
+    pub(super) is_whole: bool,
+    /// Told when `end` moves.
+    pub(super) wake: Arc<Notify>,
+    pub(super) abort: Option<AbortHandle>,
+}
+
+impl Run {
+    fn brings(&self, chunk: u64) -> bool {
+        let near = chunk.checked_sub(self.next).is_some_and(|distance| distance < NEAR || self.is_whole);
+        near && chunk < self.request_end && (self.is_flowing || self.kind == RunKind::Demand)
+    }
+
+    fn covers(&self, chunk: u64) -> bool {
+        self.next <= chunk && chunk < self.end
+    }
+}
+
+/// A slot and the run that is expected to fill it.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) slot: Arc<Slot>,
+    pub(super) run: u64,
+}
+
+/// A source, and the lease that brought it.
+#[derive(Clone, Debug)]
+pub(super) struct LeasedSource {
+    pub(super) lease: u64,
+    pub(super) source: Arc<dyn BlobSource>,
+    pub(super) settings: BlobSettings,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) slots: HashMap<u64, Pending>,
+    pub(super) runs: Vec<Run>,
+    pub(super) sources: Vec<LeasedSource>,
+    /// Raised when a source failed, so that the next one has its turn.
+    pub(super) turn: usize,
+    /// Whether a source answered a range request with the whole blob.
+    pub(super) ranges_ignored: bool,
+    /// Completed when everything is here, while somebody fetches the whole blob.
+    pub(super) filling: Option<Arc<Slot>>,
+    ids: u64,
+}
+
+impl State {
+    /// A number that was not given before.
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+
+    /// Notes a new run over `chunks` whose request may go on to `request_end`.
+    pub(super) fn add_run(&mut self, kind: RunKind, chunks: Range<u64>, request_end: u64) -> u64 {
+        let id = self.next_id();
+        self.runs.push(Run {
+            id,
+            kind,
+            next: chunks.start,
+            end: chunks.end,
+            request_end: request_end.max(chunks.end),
+            is_flowing: false,
+            is_whole: false,
+            wake: Arc::new(Notify::new()),
+            abort: None,
+        });
+        id
+    }
+
+    pub(super) fn run(&mut self, id: u64) -> Option<&mut Run> {
+        self.runs.iter_mut().find(|run| run.id == id)
+    }
+
+    /// The run that will soon bring `chunk`, which is made to go that far.
+    pub(super) fn run_that_brings(&mut self, chunk: u64) -> Option<u64> {
+        let run = self.runs.iter_mut().find(|run| run.brings(chunk))?;
+        if run.end <= chunk {
+            run.end = chunk + 1;
+            run.wake.notify_one();
+        }
+        Some(run.id)
+    }
+
+    /// Lets the run whose present end is `from` go on to `to`, as far as its request allows. Returns how far
+    /// it will go; `from` where there is no such run.
+    pub(super) fn extend_run(&mut self, from: u64, to: u64) -> u64 {
+        let extends = |run: &&mut Run| run.end == from && run.next <= from && run.request_end > from;
+        match self.runs.iter_mut().find(extends) {
+            None => from,
+            Some(run) => {
+                run.end = to.min(run.request_end);
+                run.wake.notify_one();
+                run.end
+            }
+        }
+    }
+
+    /// Whether a run other than `id` that is under way brings `chunk` anyway.
+    pub(super) fn is_covered_by_another(&self, id: u64, chunk: u64) -> bool {
+        self.runs.iter().any(|run| run.id != id && run.is_flowing && run.covers(chunk))
+    }
+
+    /// Whether somebody waits for `chunk`.
+    pub(super) fn is_awaited(&self, chunk: u64) -> bool {
+        self.slots.get(&chunk).is_some_and(|pending| !pending.slot.is_complete())
+    }
+
+    /// Ends run `id` and returns the chunks that readers still expected of it, in order.
+    pub(super) fn end_run(&mut self, id: u64) -> Vec<u64> {
+        self.runs.retain(|run| run.id != id);
+        let mut expected: Vec<u64> = self
+            .slots
+            .iter()
+            .filter(|(_, pending)| pending.run == id && !pending.slot.is_complete())
+            .map(|(chunk, _)| *chunk)
+            .collect();
+        expected.sort_unstable();
+        expected
+    }
+
+    /// Another run that reads the whole blob takes over what is expected of run `id`, if it has not passed
+    /// any of it yet.
+    pub(super) fn hand_to_whole_run(&mut self, id: u64) -> bool {
+        let expected =
+            self.slots.iter().filter(|(_, pending)| pending.run == id && !pending.slot.is_complete());
+        let first = expected.map(|(chunk, _)| *chunk).min().unwrap_or(u64::MAX);
+        let whole = self.runs.iter().find(|run| run.is_whole && run.id != id && run.next <= first);
+        let Some(heir) = whole.map(|run| run.id) else { return false };
+        for pending in self.slots.values_mut().filter(|pending| pending.run == id) {
+            pending.run = heir;
+        }
+        true
+    }
+}

@@ -1,0 +1,315 @@
+//! Cache, fetch and content together, over a source in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
+use refmount::base::{CHUNK_BYTES, Digest, ErrorKind};
+use refmount::cache::{Cache, CacheSettings, FreeSpaceFloor};
+use refmount::content::{Content, ContentSettings, Standing};
+use refmount::fetch::Fetcher;
+use refmount::registry::BlobSource;
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+
+use crate::support::memory_source::{Fault, MemorySource};
+
+pub const SETTINGS: ContentSettings = ContentSettings {
+    verify_before_read: false,
+    whole_files: false,
+    read_timeout: Duration::from_secs(5),
+    answer_within: None,
+};
+
+pub fn random_bytes(seed: u64, bytes: u64) -> Vec<u8> {
+    let mut data = vec![0; bytes as usize];
+    ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut data);
+    data
+}
+
+pub fn open_cache(directory: &TempDir, chunks: u64) -> Arc<Cache> {
+    Cache::open(CacheSettings {
+        directory: directory.path().join("cache"),
+        bytes_max: chunks * CHUNK_BYTES,
+        free_space_min: FreeSpaceFloor::Bytes(0),
+    })
+    .unwrap()
+}
+
+/// One blob, its source and a content over a fresh cache.
+struct Setting {
+    data: Vec<u8>,
+    digest: Digest,
+    source: Arc<MemorySource>,
+    directory: TempDir,
+}
+
+impl Setting {
+    fn new(bytes: u64) -> Self {
+        let data = random_bytes(bytes, bytes);
+        let (source, digests) = MemorySource::new([data.clone()]);
+        Self {
+            data,
+            digest: digests[0].clone(),
+            source: Arc::new(source),
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn content(&self, settings: ContentSettings) -> Content {
+        self.content_in(&open_cache(&self.directory, 1024), settings)
+    }
+
+    fn content_in(&self, cache: &Arc<Cache>, settings: ContentSettings) -> Content {
+        let fetcher = Fetcher::new(cache.clone(), Handle::current());
+        let source: Arc<dyn BlobSource> = self.source.clone();
+        Content::new(&fetcher, &source, [(self.digest.clone(), self.data.len() as u64)], settings).unwrap()
+    }
+
+    async fn read_all(&self, content: &Content) {
+        for start in (0..self.data.len()).step_by(128 << 10) {
+            let end = self.data.len().min(start + (128 << 10));
+            let mut buffer = Vec::new();
+            if !content.read_cached(0, start as u64..end as u64, &mut buffer).unwrap() {
+                buffer = content.read(0, start as u64..end as u64).await.unwrap();
+            }
+            assert!(buffer == self.data[start..end], "bytes {start}..{end}");
+        }
+    }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never came: {what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scattered_read_fetches_its_chunks_and_no_more() {
+    let setting = Setting::new(40 * CHUNK_BYTES + 5);
+    let content = setting.content(SETTINGS);
+    for start in [31 * CHUNK_BYTES + 7, 5 * CHUNK_BYTES - 100, 17 * CHUNK_BYTES] {
+        let range = start..start + (64 << 10);
+        let bytes = content.read(0, range.clone()).await.unwrap();
+        assert!(bytes == setting.data[range.start as usize..range.end as usize]);
+    }
+    assert_eq!(content.network_bytes(), 4 * CHUNK_BYTES);
+    assert_eq!(setting.source.requests().len(), 3, "neighbours come in one request");
+    let tail = setting.data.len() as u64 - 3..setting.data.len() as u64;
+    assert_eq!(content.read(0, tail).await.unwrap(), setting.data[setting.data.len() - 3..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_readers_of_one_chunk_make_one_request() {
+    let setting = Setting::new(4 * CHUNK_BYTES);
+    let content = Arc::new(setting.content(SETTINGS));
+    let readers: Vec<_> = (0..64)
+        .map(|_| {
+            let content = content.clone();
+            tokio::spawn(async move { content.read(0, CHUNK_BYTES..CHUNK_BYTES + 4096).await })
+        })
+        .collect();
+    for reader in readers {
+        let bytes = reader.await.unwrap().unwrap();
+        assert!(bytes == setting.data[CHUNK_BYTES as usize..CHUNK_BYTES as usize + 4096]);
+    }
+    assert_eq!(setting.source.requests().len(), 1);
+    assert_eq!(content.network_bytes(), CHUNK_BYTES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_mounts_of_one_blob_fetch_it_once() {
+    let setting = Setting::new(4 * CHUNK_BYTES);
+    let cache = open_cache(&setting.directory, 64);
+    let fetcher = Fetcher::new(cache, Handle::current());
+    let source: Arc<dyn BlobSource> = setting.source.clone();
+    let layer = || [(setting.digest.clone(), setting.data.len() as u64)];
+    let one = Content::new(&fetcher, &source, layer(), SETTINGS).unwrap();
+    let two = Content::new(&fetcher, &source, layer(), SETTINGS).unwrap();
+    let (left, right) = tokio::join!(one.read(0, 0..4096), two.read(0, 0..4096));
+    assert!(left.unwrap() == right.unwrap());
+    assert_eq!(setting.source.requests().len(), 1);
+    drop(one);
+    assert!(two.read(0, 3 * CHUNK_BYTES..3 * CHUNK_BYTES + 1).await.is_ok(), "the other mount goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequential_reader_is_served_by_few_requests_and_the_blob_is_proven_at_the_end() {
+    let setting = Setting::new(200 * CHUNK_BYTES + 17);
+    let content = setting.content(SETTINGS);
+    setting.read_all(&content).await;
+    let requests = setting.source.requests().len();
+    assert!(requests <= 24, "{requests} requests for 200 chunks");
+    let wasted = content.network_bytes() - setting.data.len() as u64;
+    assert!(wasted <= 8 * CHUNK_BYTES, "{wasted} bytes fetched twice");
+    until("the check of the complete blob", || content.standing(0) == Standing::Proven).await;
+    let mut direct = content.direct(0).expect("complete and verified").file().try_clone().unwrap();
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut direct, &mut bytes).unwrap();
+    assert!(bytes == setting.data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_through_fetches_the_rest_of_the_file() {
+    let setting = Setting::new(160 * CHUNK_BYTES);
+    let content = setting.content(ContentSettings { whole_files: true, ..SETTINGS });
+    for chunk in 0..24 {
+        content.read(0, chunk * CHUNK_BYTES..(chunk + 1) * CHUNK_BYTES).await.unwrap();
+    }
+    until("the rest", || content.cached_bytes(0) == setting.data.len() as u64).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_body_is_resumed_at_the_next_byte() {
+    let setting = Setting::new(3 * CHUNK_BYTES);
+    setting.source.schedule([
+        Fault::Truncated(700_000),
+        Fault::Refused(ErrorKind::Unavailable),
+        Fault::Truncated(1),
+        Fault::None,
+    ]);
+    let content = setting.content(SETTINGS);
+    let bytes = content.read(0, 0..4096).await.unwrap();
+    assert!(bytes == setting.data[..4096]);
+    let starts: Vec<u64> = setting.source.requests().iter().map(|(_, range)| range.start).collect();
+    assert_eq!(starts, [0, 700_000, 700_000, 700_001]);
+    assert_eq!(content.network_bytes(), CHUNK_BYTES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_ignores_ranges_is_read_whole_and_once() {
+    let setting = Setting::new(20 * CHUNK_BYTES + 1);
+    setting.source.schedule([Fault::Whole; 64]);
+    let content = Arc::new(setting.content(SETTINGS));
+    let first = content.read(0, 9 * CHUNK_BYTES..9 * CHUNK_BYTES + 10).await.unwrap();
+    assert!(first == setting.data[9 * CHUNK_BYTES as usize..9 * CHUNK_BYTES as usize + 10]);
+    setting.read_all(&content).await;
+    assert!(content.network_bytes() <= 2 * setting.data.len() as u64);
+    assert!(setting.source.requests().len() <= 2, "{:?}", setting.source.requests());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stays_away_ends_in_an_error_that_names_it() {
+    let setting = Setting::new(3 * CHUNK_BYTES);
+    let settings = ContentSettings { read_timeout: Duration::from_millis(300), ..SETTINGS };
+    let content = setting.content(settings);
+    setting.source.schedule([Fault::Refused(ErrorKind::Unavailable); 100]);
+    let error = content.read(0, CHUNK_BYTES..CHUNK_BYTES + 1).await.unwrap_err();
+    let text = error.chain();
+    assert!(text.contains(setting.digest.as_str()) && text.contains("1048576"), "{text}");
+    assert!(text.contains("memory") && text.contains("refused as scheduled"), "{text}");
+
+    setting.source.clear_faults();
+    setting.source.schedule([Fault::Stalled(5)]);
+    let error = content.read(0, 0..1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_comes_before_the_kernels_own_limit() {
+    let setting = Setting::new(CHUNK_BYTES);
+    let limit = Some(Duration::from_millis(200));
+    let content = setting.content(ContentSettings { answer_within: limit, ..SETTINGS });
+    setting.source.schedule([Fault::Stalled(0)]);
+    assert_eq!(content.read(0, 0..1).await.unwrap_err().kind(), ErrorKind::TimedOut);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_blob_fails_at_once() {
+    let setting = Setting::new(CHUNK_BYTES);
+    setting.source.schedule([Fault::Refused(ErrorKind::NotFound)]);
+    let content = setting.content(SETTINGS);
+    assert_eq!(content.read(0, 0..1).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(content.read(0, 0..1).await.is_ok(), "a later read tries again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_are_dropped_fetched_again_and_told_to_those_that_read_them() {
+    let setting = Setting::new(4 * CHUNK_BYTES);
+    setting.source.schedule([Fault::WrongByte(2 * CHUNK_BYTES + 5)]);
+    let content = setting.content(SETTINGS);
+    let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = told.clone();
+    content.on_rejected(Arc::new(move |layer| {
+        assert_eq!(layer, 0);
+        counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }));
+    let _ = content.read(0, 0..setting.data.len() as u64).await;
+    until("the rejection", || told.load(std::sync::atomic::Ordering::SeqCst) == 1).await;
+    assert_eq!(content.rejected_chunks(), 4);
+    setting.read_all(&content).await;
+    until("the proof", || content.standing(0) == Standing::Proven).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_is_wrong_twice_is_an_error_from_then_on() {
+    let data = random_bytes(1, 3 * CHUNK_BYTES);
+    let (mut source, _) = MemorySource::new([]);
+    let digest = Digest::of(refmount::base::Algorithm::Sha256, b"other");
+    source.add_wrong(digest.clone(), data.clone());
+    let setting = Setting { data, digest, source: Arc::new(source), directory: tempfile::tempdir().unwrap() };
+    let before_read = ContentSettings { verify_before_read: true, ..SETTINGS };
+    let content = setting.content(before_read);
+    let error = content.read(0, 0..10).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(content.standing(0), Standing::Rejected);
+    assert_eq!(content.cached_bytes(0), 0, "wrong bytes are not kept");
+    assert_eq!(content.read_cached(0, 0..10, &mut Vec::new()).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_read_serves_nothing_that_is_not_verified() {
+    let setting = Setting::new(5 * CHUNK_BYTES + 9);
+    setting.source.schedule([Fault::WrongByte(3), Fault::Truncated(2 * CHUNK_BYTES)]);
+    let content = setting.content(ContentSettings { verify_before_read: true, ..SETTINGS });
+    let bytes = content.read(0, 100..200).await.unwrap();
+    assert!(bytes == setting.data[100..200]);
+    assert_eq!(content.standing(0), Standing::Proven);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_read_says_when_the_cache_is_too_small_for_it() {
+    let setting = Setting::new(12 * CHUNK_BYTES);
+    let cache = open_cache(&setting.directory, 4);
+    let content = setting.content_in(&cache, ContentSettings { verify_before_read: true, ..SETTINGS });
+    let error = content.read(0, 0..1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    assert!(error.to_string().contains("--cache-size"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_one_verification_every_chunk_is_checked_by_itself() {
+    let setting = Setting::new(6 * CHUNK_BYTES);
+    let cache = open_cache(&setting.directory, 64);
+    {
+        let content = setting.content_in(&cache, ContentSettings { verify_before_read: true, ..SETTINGS });
+        content.read(0, 0..1).await.unwrap();
+    }
+    cache.prune(refmount::cache::Prune::All).unwrap();
+    let content = setting.content_in(&cache, SETTINGS);
+    assert_eq!(content.cached_bytes(0), 0);
+    setting.source.schedule([Fault::WrongByte(9)]);
+    let bytes = content.read(0, CHUNK_BYTES..CHUNK_BYTES + 20).await.unwrap();
+    assert!(bytes == setting.data[CHUNK_BYTES as usize..CHUNK_BYTES as usize + 20]);
+    assert_eq!(content.rejected_chunks(), 1);
+    assert_eq!(content.standing(0), Standing::Proven);
+
+    setting.source.schedule([Fault::WrongByte(9), Fault::WrongByte(9)]);
+    let error = content.read(0, 3 * CHUNK_BYTES..3 * CHUNK_BYTES + 20).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(content.read(0, 3 * CHUNK_BYTES..3 * CHUNK_BYTES + 20).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_without_room_still_reads_right() {
+    let setting = Setting::new(64 * CHUNK_BYTES);
+    let cache = open_cache(&setting.directory, 3);
+    let content = setting.content_in(&cache, SETTINGS);
+    setting.read_all(&content).await;
+    assert!(cache.info().used_bytes <= 3 * CHUNK_BYTES);
+}

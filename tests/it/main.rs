@@ -1,0 +1,8 @@
+//! The tests that go through more than one module, as one binary.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(unreachable_pub, reason = "the tests are one binary; its modules share what they make public")]
+
+mod content;
+mod model;
+mod support;

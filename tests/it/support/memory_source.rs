@@ -1,0 +1,133 @@
+//! A source of blobs held in memory, which fails as it is told to and is strict about what it is asked.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use refmount::base::{Algorithm, Digest, Error, ErrorKind, Result};
+use refmount::oci::Descriptor;
+use refmount::registry::{BlobBody, BlobSource, RawManifest};
+
+/// What happens to one request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    /// Nothing: the request is answered as it should be.
+    None,
+    /// It is refused with this kind of error.
+    Refused(ErrorKind),
+    /// The body breaks off after this many bytes.
+    Truncated(u64),
+    /// The body holds a flipped byte at this offset of the body.
+    WrongByte(u64),
+    /// The whole blob comes instead of the range.
+    Whole,
+    /// The body stops after this many bytes and never goes on.
+    Stalled(u64),
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub struct MemorySource {
+    blobs: HashMap<Digest, Bytes>,
+    faults: Mutex<VecDeque<Fault>>,
+    requests: Mutex<Vec<(Digest, Range<u64>)>>,
+}
+
+impl MemorySource {
+    /// Holds `blobs` and returns their digests in order.
+    pub fn new(blobs: impl IntoIterator<Item = Vec<u8>>) -> (Self, Vec<Digest>) {
+        let mut source = Self::default();
+        let digests = blobs.into_iter().map(|blob| source.add(blob)).collect();
+        (source, digests)
+    }
+
+    fn add(&mut self, blob: Vec<u8>) -> Digest {
+        let digest = Digest::of(Algorithm::Sha256, &blob);
+        self.blobs.insert(digest.clone(), blob.into());
+        digest
+    }
+
+    /// Serves `blob` under a digest that is not its own.
+    pub fn add_wrong(&mut self, digest: Digest, blob: Vec<u8>) {
+        self.blobs.insert(digest, blob.into());
+    }
+
+    /// The next requests meet these faults, one each.
+    pub fn schedule(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.faults.lock().unwrap().extend(faults);
+    }
+
+    /// How many scheduled faults have not been met yet.
+    pub fn faults_left(&self) -> usize {
+        self.faults.lock().unwrap().iter().filter(|fault| **fault != Fault::None).count()
+    }
+
+    /// Forgets the faults that have not been met.
+    pub fn clear_faults(&self) {
+        self.faults.lock().unwrap().clear();
+    }
+
+    /// The requests so far.
+    pub fn requests(&self) -> Vec<(Digest, Range<u64>)> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl BlobSource for MemorySource {
+    fn name(&self) -> &str {
+        "memory"
+    }
+
+    async fn resolve(&self) -> Result<RawManifest> {
+        unreachable!("only blobs are asked for")
+    }
+
+    async fn manifest(&self, _: &Descriptor) -> Result<RawManifest> {
+        unreachable!("only blobs are asked for")
+    }
+
+    async fn blob(&self, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobBody> {
+        let blob = self.blobs.get(digest).unwrap_or_else(|| panic!("no blob {digest}")).clone();
+        assert_eq!(size, blob.len() as u64, "the size asked for is the blob's");
+        assert!(range.start < range.end && range.end <= size, "bad range {range:?} of {size}");
+        self.requests.lock().unwrap().push((digest.clone(), range.clone()));
+        let fault = self.faults.lock().unwrap().pop_front().unwrap_or(Fault::None);
+        let range = if fault == Fault::Whole { 0..size } else { range };
+        let mut body = blob.slice(range.start as usize..range.end as usize);
+        let mut ending = None;
+        match fault {
+            Fault::None | Fault::Whole => {}
+            Fault::Refused(kind) => return Err(Error::new(kind, "refused as scheduled")),
+            Fault::Truncated(bytes) => {
+                body.truncate(bytes as usize);
+                ending = Some(
+                    stream::iter([Err(Error::new(ErrorKind::Unavailable, "truncated as scheduled"))]).boxed(),
+                );
+            }
+            Fault::WrongByte(offset) => {
+                let mut wrong = body.to_vec();
+                let at = offset as usize % wrong.len();
+                wrong[at] ^= 1;
+                body = wrong.into();
+            }
+            Fault::Stalled(bytes) => {
+                body.truncate(bytes as usize);
+                ending = Some(stream::pending().boxed());
+            }
+        }
+        // Pieces of an odd length, so that chunks never end where pieces do.
+        let pieces: Vec<Bytes> =
+            (0..body.len()).step_by(77_773).map(|at| body.slice(at..body.len().min(at + 77_773))).collect();
+        let pieces = stream::iter(pieces.into_iter().map(Ok));
+        let pieces = match ending {
+            Some(ending) => pieces.chain(ending).boxed(),
+            None => pieces.boxed(),
+        };
+        Ok(BlobBody { range, pieces })
+    }
+}

@@ -1,0 +1,3 @@
+//! What the tests share: servers, sources, data and guards.
+
+pub mod memory_source;

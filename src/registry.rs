@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +15,39 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use crate::base::{Digest, Result};
-use crate::oci::Descriptor;
+use crate::oci::{Descriptor, SourceRef};
+
+mod answer;
+mod auth;
+mod body;
+mod challenge;
+mod credential_helper;
+mod credentials;
+mod endpoint;
+mod http;
+mod layout;
+mod layout_index;
+mod layout_writer;
+mod redirect;
+mod token;
+mod transport;
+
+pub use credentials::default_auth_files;
+pub use http::RegistrySource;
+pub use layout::LayoutSource;
+pub use layout_writer::LayoutWriter;
+
+/// Opens the source that `reference` names. Reads credential files or a layout's index; nothing is sent yet.
+///
+/// # Errors
+/// `Invalid` for a malformed credential file or layout, `NotFound` for a missing one, `Usage` for a host
+/// that no URL can hold.
+pub fn open(reference: &SourceRef, options: &SourceOptions) -> Result<Arc<dyn BlobSource>> {
+    Ok(match reference {
+        SourceRef::Registry(registry) => Arc::new(RegistrySource::open(registry, options)?),
+        SourceRef::Layout(layout) => Arc::new(LayoutSource::open(layout)?),
+    })
+}
 
 /// A place that resolves one reference and holds the blobs it leads to.
 #[async_trait]

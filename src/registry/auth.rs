@@ -1,0 +1,257 @@
+//! [`Authority`]: what a registry accepts as proof, obtained once for all requests that wait for it.
+//!
+//! A [`Grant`] is one header with its generation. The first one is empty; a 401 leads to the next
+//! generation, and however many requests were refused with one generation, they share one request for the
+//! next. A grant that was refused before it was ever accepted is not renewed: the credentials are wrong.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use moka::future::Cache;
+use moka::policy::EvictionPolicy;
+use reqwest::header::{HeaderMap, HeaderValue};
+use url::Url;
+
+use crate::base::{Error, ErrorKind, Result, clock};
+
+use super::challenge::Challenge;
+use super::credentials::{Logins, Secret};
+use super::token::{TokenRequest, basic_header};
+use super::transport::Transport;
+
+/// Grants in the making: the current generation, and older ones that late requests still ask for.
+const GENERATIONS_KEPT: u64 = 4;
+
+/// After a renewal failed, how long the old grant is used before the next attempt: long enough not to delay
+/// every request, short enough for several attempts within the renewal margin.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+
+/// Asks for proof on behalf of one repository.
+#[derive(Debug)]
+pub(super) struct Authority {
+    host: String,
+    scope: String,
+    logins: Logins,
+    /// How long obtaining a grant may take in all.
+    patience: Duration,
+    state: Mutex<State>,
+    /// By generation.
+    pending: Cache<u64, Arc<Grant>>,
+}
+
+#[derive(Debug)]
+struct State {
+    current: Arc<Grant>,
+    /// The last challenge, and the registry's URL that sent it.
+    challenge: Option<(Challenge, Url)>,
+    /// What the last grant was made of, for errors.
+    used: String,
+}
+
+/// A header that a registry accepts for some time.
+#[derive(Debug)]
+pub(super) struct Grant {
+    generation: u64,
+    header: Option<HeaderValue>,
+    expires_at: Option<Instant>,
+    renew_at: Mutex<Option<Instant>>,
+    accepted: AtomicBool,
+}
+
+impl Grant {
+    fn new(generation: u64, header: Option<HeaderValue>, times: Option<(Instant, Instant)>) -> Arc<Self> {
+        Arc::new(Self {
+            generation,
+            header,
+            expires_at: times.map(|(_, expires_at)| expires_at),
+            renew_at: Mutex::new(times.map(|(renew_at, _)| renew_at)),
+            accepted: AtomicBool::new(false),
+        })
+    }
+
+    /// What to send as `Authorization`.
+    pub(super) fn header(&self) -> Option<&HeaderValue> {
+        self.header.as_ref()
+    }
+
+    /// Notes that a request with this grant was let through.
+    pub(super) fn accept(&self) {
+        self.accepted.store(true, Ordering::Relaxed);
+    }
+
+    fn is_due(&self) -> bool {
+        let renew_at = *self.renew_at.lock().unwrap_or_else(PoisonError::into_inner);
+        renew_at.is_some_and(|renew_at| renew_at <= clock::now())
+    }
+
+    fn is_expired(&self) -> bool {
+        self.expires_at.is_some_and(|expires_at| expires_at <= clock::now())
+    }
+
+    fn postpone(&self) {
+        *self.renew_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now() + RENEWAL_PAUSE);
+    }
+}
+
+impl Authority {
+    /// The authority for pulling from `repository` of `host`.
+    pub(super) fn new(host: &str, repository: &str, logins: Logins, patience: Duration) -> Self {
+        let state =
+            State { current: Grant::new(0, None, None), challenge: None, used: "no credentials".to_owned() };
+        Self {
+            host: host.to_owned(),
+            scope: format!("repository:{repository}:pull"),
+            logins,
+            patience,
+            state: Mutex::new(state),
+            // The default policy refuses what is new in favour of what was asked for often.
+            pending: Cache::builder()
+                .max_capacity(GENERATIONS_KEPT)
+                .eviction_policy(EvictionPolicy::lru())
+                .build(),
+        }
+    }
+
+    /// The grant to send now, renewed if it is about to end. As long as it has not ended, it outlives a token
+    /// server that cannot be reached.
+    ///
+    /// # Errors
+    /// Those of obtaining one.
+    pub(super) async fn current(&self, transport: &Transport) -> Result<Arc<Grant>> {
+        let grant = self.with_state(|state| Arc::clone(&state.current));
+        if !grant.is_due() {
+            return Ok(grant);
+        }
+        match self.next_after(&grant, transport).await {
+            Err(error) if error.kind().is_transient() && !grant.is_expired() => {
+                tracing::warn!(host = %self.host, error = %error.chain(), "token not renewed; the old one still holds");
+                grant.postpone();
+                Ok(grant)
+            }
+            renewed => renewed,
+        }
+    }
+
+    /// What to send instead of `refused`, which a registry at `from` answered with 401 or 403 and `headers`.
+    /// `None` when nothing better can be had.
+    ///
+    /// # Errors
+    /// Those of obtaining one.
+    pub(super) async fn after_refusal(
+        &self,
+        refused: &Grant,
+        headers: &HeaderMap,
+        from: &Url,
+        transport: &Transport,
+    ) -> Result<Option<Arc<Grant>>> {
+        let overtaken = self.with_state(|state| state.current.generation > refused.generation);
+        // What was never accepted is wrong, not old.
+        let is_new = refused.generation > 0 && !refused.accepted.load(Ordering::Relaxed);
+        if is_new && !overtaken {
+            return Ok(None);
+        }
+        match Challenge::choose(headers) {
+            Ok(challenge) => self.with_state(|state| state.challenge = Some((challenge, from.clone()))),
+            // Registries answer 403 to an expired grant without a challenge; the first one still tells how.
+            Err(schemes) if schemes.is_empty() => {}
+            Err(schemes) => {
+                let message = format!(
+                    "{} asks for authentication by {}; only Bearer and Basic are supported",
+                    self.host,
+                    schemes.join(", ")
+                );
+                return Err(Error::new(ErrorKind::Unauthorized, message));
+            }
+        }
+        if self.with_state(|state| state.challenge.is_none()) {
+            return Ok(None);
+        }
+        self.next_after(refused, transport).await.map(Some)
+    }
+
+    /// What was sent and what to do about a refusal, as the end of an error's message.
+    pub(super) fn advice(&self) -> String {
+        let used = self.with_state(|state| state.used.clone());
+        format!(
+            "{used} sent; log in with `podman login {}` or name a credentials file with --authfile",
+            self.host
+        )
+    }
+
+    /// `text` without the secret that is being sent, should a server echo it.
+    pub(super) fn scrub(&self, text: &str) -> String {
+        let grant = self.with_state(|state| Arc::clone(&state.current));
+        let header = grant.header().and_then(|header| header.to_str().ok());
+        match header.and_then(|header| header.split_once(' ')) {
+            Some((_, secret)) => text.replace(secret, "…"),
+            None => text.to_owned(),
+        }
+    }
+
+    /// The grant that follows `old`: one that is there already, or a new one, made once for all who ask.
+    async fn next_after(&self, old: &Grant, transport: &Transport) -> Result<Arc<Grant>> {
+        let current = self.with_state(|state| Arc::clone(&state.current));
+        if current.generation > old.generation {
+            return Ok(current);
+        }
+        let generation = old.generation + 1;
+        let made = self.pending.try_get_with(generation, self.obtain(generation, transport)).await;
+        let grant = made.map_err(|error| Error::clone(&error))?;
+        self.with_state(|state| {
+            if state.current.generation < grant.generation {
+                state.current = Arc::clone(&grant);
+            }
+        });
+        Ok(grant)
+    }
+
+    async fn obtain(&self, generation: u64, transport: &Transport) -> Result<Arc<Grant>> {
+        let made = tokio::time::timeout(self.patience, self.make(generation, transport)).await;
+        made.unwrap_or_else(|_| {
+            let seconds = self.patience.as_secs();
+            let message = format!("{}: no token within {seconds} s", self.host);
+            Err(Error::new(ErrorKind::TimedOut, message))
+        })
+        .map_err(|error| match error.kind() {
+            ErrorKind::Unauthorized => error.context(format!("{} refused: {}", self.host, self.advice())),
+            _ => error.context(format!("cannot authenticate to {}", self.host)),
+        })
+    }
+
+    async fn make(&self, generation: u64, transport: &Transport) -> Result<Arc<Grant>> {
+        let login = self.logins.find().await?;
+        let used = match &login {
+            Some(login) => format!("the credentials from {} were", login.file.display()),
+            None => format!("no credentials for it are in {}, none were", self.logins.files()),
+        };
+        self.with_state(|state| state.used = used);
+        let secret = login.as_ref().map(|login| &login.secret);
+        let wanted =
+            |what: &str| Err(Error::new(ErrorKind::Unauthorized, format!("{} wants {what}", self.host)));
+        match self.with_state(|state| state.challenge.clone()) {
+            Some((Challenge::Bearer { realm, service }, registry)) => {
+                let service = service.as_deref();
+                let request =
+                    TokenRequest { realm: &realm, service, scope: &self.scope, registry: &registry, secret };
+                let token = request.send(transport).await?;
+                Ok(Grant::new(generation, Some(token.header), Some((token.renew_at, token.expires_at))))
+            }
+            Some((Challenge::Basic, _)) => match secret {
+                Some(Secret::Password { username, password }) => {
+                    Ok(Grant::new(generation, Some(basic_header(username, password)?), None))
+                }
+                Some(Secret::IdentityToken(_)) => {
+                    wanted("user and password, not the identity token there is")
+                }
+                None => wanted("user and password"),
+            },
+            None => wanted("authentication without saying which"),
+        }
+    }
+
+    /// The lock is never held across an await.
+    fn with_state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,203 @@
+//! Credential helpers: programs that keep secrets for Docker's tools (`docker-credential-NAME get`: the server
+//! on stdin, JSON on stdout).
+//!
+//! A helper gets a bounded time. What it writes to stdout is never shown, since that is where secrets are.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, Command};
+
+use crate::base::{Error, ErrorKind, Result};
+
+use super::answer::one_line;
+use super::credentials::Secret;
+
+/// Helpers ask a local daemon or a cloud's token service; one that waits for a person to unlock something
+/// would wait forever under a mount.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes taken of what a helper writes.
+const OUTPUT_BYTES_MAX: u64 = 1 << 20;
+
+/// How every helper's program name begins.
+const PROGRAM_PREFIX: &str = "docker-credential-";
+
+/// A helper, and the server that it is asked about.
+#[derive(Clone, Debug)]
+pub(super) struct Helper {
+    program: String,
+    server: String,
+    /// The file that names the helper.
+    pub(super) file: PathBuf,
+    timeout: Duration,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(rename = "Username")]
+    username: String,
+    #[serde(rename = "Secret")]
+    secret: String,
+}
+
+impl Helper {
+    /// The helper that `file` calls `name`.
+    ///
+    /// # Errors
+    /// Why `name` is no program's name.
+    pub(super) fn new(name: &str, server: &str, file: &Path) -> Result<Self, &'static str> {
+        if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
+            return Err("a credential helper's name holds only letters, digits, '-', '_' and '.'");
+        }
+        let program = format!("{PROGRAM_PREFIX}{name}");
+        Ok(Self { program, server: server.to_owned(), file: file.to_owned(), timeout: HELPER_TIMEOUT })
+    }
+
+    /// What the helper knows about its server; `None` when it knows nothing.
+    ///
+    /// # Errors
+    /// `Unauthorized` when it cannot be run, fails, or answers something else than it should; `TimedOut`.
+    pub(super) async fn get(&self) -> Result<Option<Secret>> {
+        let failed = |why: String| {
+            Error::new(
+                ErrorKind::Unauthorized,
+                format!(
+                    "credential helper {} (named in {}) for {}: {why}",
+                    self.program,
+                    self.file.display(),
+                    self.server
+                ),
+            )
+        };
+        let mut child = Command::new(&self.program)
+            .arg("get")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .process_group(0)
+            .spawn()
+            .map_err(|error| {
+                failed(format!("cannot be run: {error}; install it or log in with --authfile"))
+            })?;
+        let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let Ok(outcome) = tokio::time::timeout(self.timeout, self.converse(&mut child)).await else {
+            // What the helper started must end with it, or it would keep the pipes open.
+            if let Some(group) = group {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            let what = failed(format!("no answer within {} s", self.timeout.as_secs()));
+            return Err(Error::new(ErrorKind::TimedOut, what.to_string()));
+        };
+        let Output { succeeded, stdout, stderr } = outcome.map_err(|error| failed(error.to_string()))?;
+        if !succeeded {
+            // The protocol has no other sign for "I know nothing about this server".
+            if String::from_utf8_lossy(&stdout).contains("credentials not found") {
+                return Ok(None);
+            }
+            return Err(failed(format!("failed: {}", one_line(&String::from_utf8_lossy(&stderr)))));
+        }
+        let answer: Answer = serde_json::from_slice(&stdout)
+            .map_err(|_| failed("its answer is not the JSON object that was expected".into()))?;
+        Ok(Some(Secret::new(answer.username, answer.secret)))
+    }
+
+    async fn converse(&self, child: &mut Child) -> std::io::Result<Output> {
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let ask = async {
+            if let Some(mut stdin) = stdin {
+                // A helper that knows its only server need not read; what it answers decides.
+                let _ = stdin.write_all(self.server.as_bytes()).await;
+            }
+            std::io::Result::Ok(())
+        };
+        let ((), stdout, stderr) = tokio::try_join!(ask, collect(stdout), collect(stderr))?;
+        Ok(Output { succeeded: child.wait().await?.success(), stdout, stderr })
+    }
+}
+
+struct Output {
+    succeeded: bool,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+async fn collect(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe {
+        pipe.take(OUTPUT_BYTES_MAX).read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    use super::*;
+
+    /// Runs `script` as a helper.
+    fn get(script: &str, timeout: Duration) -> Result<Option<Secret>> {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("docker-credential-test");
+        let mut file =
+            std::fs::OpenOptions::new().create_new(true).write(true).mode(0o755).open(&program).unwrap();
+        writeln!(file, "#!/bin/sh\n{script}").unwrap();
+        drop(file);
+        let helper = Helper {
+            program: program.display().to_string(),
+            server: "r.example".into(),
+            file: "/auth.json".into(),
+            timeout,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            loop {
+                match helper.get().await {
+                    // Another test's fork still holds the script open for writing.
+                    Err(error) if error.to_string().contains("Text file busy") => {
+                        tokio::task::yield_now().await
+                    }
+                    other => return other,
+                }
+            }
+        })
+    }
+
+    #[test]
+    fn the_server_goes_in_and_the_secret_comes_out() {
+        let script =
+            r#"[ "$1" = get ] || exit 3; read server; printf '{"Username":"u","Secret":"%s"}' "$server""#;
+        let secret = get(script, HELPER_TIMEOUT).unwrap();
+        assert_eq!(secret, Some(Secret::Password { username: "u".into(), password: "r.example".into() }));
+    }
+
+    #[test]
+    fn a_helper_that_knows_nothing_is_no_error() {
+        let script = "echo 'credentials not found in native keychain'; exit 1";
+        assert_eq!(get(script, HELPER_TIMEOUT).unwrap(), None);
+    }
+
+    #[test]
+    fn a_failure_shows_stderr_and_never_stdout() {
+        for script in ["echo hunter2; echo locked >&2; exit 1", "echo '{\"Secret\":\"hunter2\"}'"] {
+            let error = get(script, HELPER_TIMEOUT).unwrap_err();
+            let shown = error.chain();
+            assert_eq!(error.kind(), ErrorKind::Unauthorized);
+            assert!(shown.contains("/auth.json") && !shown.contains("hunter2"), "{shown}");
+            assert_eq!(shown.contains("locked"), script.contains("locked"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_helper_that_hangs_is_killed_with_its_children() {
+        let error = get("sleep 1000 & sleep 1000", Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+}

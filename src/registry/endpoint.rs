@@ -1,0 +1,107 @@
+//! Where a registry's host is reached: scheme, host and port.
+//!
+//! HTTPS unless told otherwise; on loopback addresses HTTPS first and plain HTTP where nothing speaks TLS,
+//! which is remembered. Nothing here touches the network.
+
+use std::sync::OnceLock;
+
+use url::{Host, Url};
+
+use crate::base::{Error, ErrorKind, Result};
+
+/// The base URLs of one registry.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    /// In the order in which they are tried; at least one.
+    candidates: Vec<Url>,
+    settled: OnceLock<Url>,
+}
+
+impl Endpoint {
+    /// The endpoint of `host` (with its port), as a reference names it.
+    ///
+    /// # Errors
+    /// `Usage` for a host that no URL can hold.
+    pub(super) fn new(host: &str, plain_http: bool) -> Result<Self> {
+        // Docker Hub's registry has another name than its references.
+        let server = match host {
+            "docker.io" | "index.docker.io" => "registry-1.docker.io",
+            other => other,
+        };
+        let url = |scheme: &str| {
+            Url::parse(&format!("{scheme}://{server}/")).map_err(|error| {
+                Error::with_source(ErrorKind::Usage, format!("{host:?} is no registry's host"), error)
+            })
+        };
+        let secure = url("https")?;
+        let candidates = match (plain_http, is_loopback(&secure)) {
+            (true, _) => vec![url("http")?],
+            (false, true) => vec![secure, url("http")?],
+            (false, false) => vec![secure],
+        };
+        Ok(Self { candidates, settled: OnceLock::new() })
+    }
+
+    /// The base URLs to try, in their order: one, once it is known.
+    pub(super) fn bases(&self) -> &[Url] {
+        match self.settled.get() {
+            Some(base) => std::slice::from_ref(base),
+            None => &self.candidates,
+        }
+    }
+
+    /// Remembers that `base` answered.
+    pub(super) fn settle(&self, base: &Url) {
+        // Another request may have been faster, with the same answer.
+        let _ = self.settled.set(base.clone());
+    }
+}
+
+/// Whether `url` leads to this machine.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// Host and port as errors show them.
+pub(super) fn shown_host(url: &Url) -> String {
+    match (url.host_str(), url.port()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (Some(host), None) => host.to_owned(),
+        (None, _) => "?".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bases(host: &str, plain_http: bool) -> Vec<String> {
+        Endpoint::new(host, plain_http).unwrap().bases().iter().map(Url::to_string).collect()
+    }
+
+    #[test]
+    fn plain_http_only_when_asked_for_or_on_loopback() {
+        assert_eq!(bases("ghcr.io", false), ["https://ghcr.io/"]);
+        assert_eq!(bases("docker.io", false), ["https://registry-1.docker.io/"]);
+        assert_eq!(bases("r.example:5000", true), ["http://r.example:5000/"]);
+        for host in ["localhost:5000", "127.0.0.1:5000", "127.8.8.8:5000", "[::1]:5000"] {
+            assert_eq!(bases(host, false), [format!("https://{host}/"), format!("http://{host}/")]);
+        }
+        for host in ["localhost.example", "128.0.0.1", "0.0.0.0", "[::2]", "127.0.0.1.example"] {
+            assert_eq!(bases(host, false), [format!("https://{host}/")]);
+        }
+    }
+
+    #[test]
+    fn the_base_that_answered_is_remembered() {
+        let endpoint = Endpoint::new("localhost:5000", false).unwrap();
+        endpoint.settle(&Url::parse("http://localhost:5000/").unwrap());
+        assert_eq!(endpoint.bases().len(), 1);
+        assert_eq!(endpoint.bases()[0].scheme(), "http");
+    }
+}

@@ -1,0 +1,173 @@
+//! One GET, redirects followed: the only place of this module that sends something.
+//!
+//! `Authorization` goes to the origin (scheme, host and port) that it was meant for and nowhere else; once a
+//! redirect has left that origin, it does not come back. Proxies of the environment are used, but never
+//! for this machine.
+
+use std::error::Error as StdError;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::{Client, Response, redirect};
+use url::Url;
+
+use crate::base::limits::REDIRECTS_MAX;
+use crate::base::{Error, ErrorKind, Result};
+
+use super::SourceOptions;
+use super::endpoint::{is_loopback, shown_host};
+use super::redirect::{is_redirect, target};
+
+/// How requests are sent.
+#[derive(Debug)]
+pub(super) struct Transport {
+    connect_timeout: Duration,
+    inactivity_timeout: Duration,
+    /// For this machine: no proxy.
+    local: OnceLock<Client>,
+    /// For everywhere else.
+    remote: OnceLock<Client>,
+}
+
+/// The answer at the end of all redirects.
+#[derive(Debug)]
+pub(super) struct Landed {
+    pub(super) response: Response,
+    /// Where it came from.
+    pub(super) url: Url,
+    /// Whether every hop stayed at the first one's origin.
+    pub(super) at_origin: bool,
+    /// Whether there was a redirect.
+    pub(super) redirected: bool,
+}
+
+impl Transport {
+    pub(super) fn new(options: &SourceOptions) -> Self {
+        Self {
+            connect_timeout: options.connect_timeout,
+            inactivity_timeout: options.inactivity_timeout,
+            local: OnceLock::new(),
+            remote: OnceLock::new(),
+        }
+    }
+
+    /// GETs `url`. Any status but a redirect is a success here. `what` explains errors.
+    ///
+    /// # Errors
+    /// `Unavailable`, `TimedOut`; `Invalid` for a certificate that is not trusted, for a server that does not
+    /// speak TLS, and for redirects that must not be followed.
+    pub(super) async fn get(
+        &self,
+        url: Url,
+        headers: &HeaderMap,
+        authorization: Option<&HeaderValue>,
+        what: &str,
+    ) -> Result<Landed> {
+        let (origin, mut url) = (url.origin(), url);
+        let (mut at_origin, mut redirected) = (true, false);
+        for _ in 0..=REDIRECTS_MAX {
+            let mut request = self.client(&url)?.get(url.clone()).headers(headers.clone());
+            if let Some(value) = authorization.filter(|_| at_origin) {
+                request = request.header(AUTHORIZATION, value.clone());
+            }
+            let response = request.send().await.map_err(|error| connection_error(error, what, &url))?;
+            if !is_redirect(response.status()) {
+                return Ok(Landed { response, url, at_origin, redirected });
+            }
+            url = target(&url, response.headers()).map_err(|error| error.context(what))?;
+            at_origin &= url.origin() == origin;
+            redirected = true;
+        }
+        let message =
+            format!("{what}: more than {REDIRECTS_MAX} redirects, the last one to {}", shown_host(&url));
+        Err(Error::new(ErrorKind::Invalid, message))
+    }
+
+    /// POSTs a form to `url`; a redirect is an answer like any other.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub(super) async fn post(&self, url: Url, form: String, what: &str) -> Result<Landed> {
+        let request = self
+            .client(&url)?
+            .post(url.clone())
+            .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form);
+        let response = request.send().await.map_err(|error| connection_error(error, what, &url))?;
+        Ok(Landed { response, url, at_origin: true, redirected: false })
+    }
+
+    /// The client for `url`. Made when it is needed: reading the system's certificates takes milliseconds.
+    fn client(&self, url: &Url) -> Result<&Client> {
+        let is_local = is_loopback(url);
+        let slot = if is_local { &self.local } else { &self.remote };
+        if let Some(client) = slot.get() {
+            return Ok(client);
+        }
+        let builder = || {
+            let builder = Client::builder()
+                .http1_only()
+                .redirect(redirect::Policy::none())
+                .referer(false)
+                .retry(reqwest::retry::never())
+                .connect_timeout(self.connect_timeout)
+                .read_timeout(self.inactivity_timeout)
+                .user_agent(concat!("refmount/", env!("CARGO_PKG_VERSION")));
+            if is_local { builder.no_proxy() } else { builder }
+        };
+        // A machine without certificates can still speak plain HTTP; TLS then trusts nobody.
+        let client = builder()
+            .build()
+            .or_else(|_| builder().tls_certs_only([]).build())
+            .map_err(|error| Error::with_source(ErrorKind::Io, "cannot set up HTTP", error.without_url()))?;
+        Ok(slot.get_or_init(|| client))
+    }
+}
+
+/// Whether nothing at all listens where `error` came from, or its name is unknown.
+pub(super) fn is_unreachable(error: &Error) -> bool {
+    use std::io::ErrorKind as Io;
+    causes(error).any(|cause| {
+        let refused = cause.downcast_ref::<std::io::Error>().is_some_and(|error| {
+            matches!(error.kind(), Io::ConnectionRefused | Io::HostUnreachable | Io::NetworkUnreachable)
+        });
+        refused || cause.to_string().starts_with("failed to lookup address")
+    })
+}
+
+/// Whether the connection failed in a way in which a server without TLS makes it fail.
+pub(super) fn may_lack_tls(error: &Error) -> bool {
+    let connecting = causes(error)
+        .any(|cause| cause.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect));
+    connecting && !is_unreachable(error) && !speaks_of(error, "certificate")
+}
+
+fn speaks_of(error: &(dyn StdError + 'static), words: &str) -> bool {
+    causes(error).any(|cause| cause.to_string().contains(words))
+}
+
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let cause: &'a (dyn StdError + 'static) = next?;
+        next = cause.source();
+        Some(cause)
+    })
+}
+
+fn connection_error(error: reqwest::Error, what: &str, url: &Url) -> Error {
+    let (error, host) = (error.without_url(), shown_host(url));
+    let (kind, why) = if error.is_timeout() {
+        let phase = if error.is_connect() { "could not be reached" } else { "did not answer" };
+        (ErrorKind::TimedOut, format!("{host} {phase} in time"))
+    } else if speaks_of(&error, "certificate") {
+        let remedy = "add its authority to the system's certificates";
+        (ErrorKind::Invalid, format!("{host} has a certificate that is not trusted; {remedy}"))
+    } else if speaks_of(&error, "corrupt message") {
+        (ErrorKind::Invalid, format!("{host} does not speak TLS; to trust it without, use --plain-http"))
+    } else {
+        (ErrorKind::Unavailable, format!("no answer from {host}"))
+    };
+    Error::with_source(kind, format!("{what}: {why}"), error)
+}

@@ -1,1 +1,260 @@
-//! To be written.
+//! The filesystem operations of one mount, without FUSE: names, attributes, links, directories, extended
+//! attributes and reads.
+//!
+//! Everything but a read is answered from memory. Content comes through [`FileContent`]; a reply is never
+//! short before the end of a file, whatever the content does. Nothing here changes anything: the tree is
+//! immutable and every write is refused by the adapter above.
+
+mod attributes;
+mod content;
+mod error;
+mod failure_log;
+mod open_files;
+mod xattr;
+
+use std::ffi::OsStr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::base::{Digest, Error, ErrorKind};
+use crate::tree::{Ino, Inode, InodeKind, View};
+
+use failure_log::FailureLog;
+
+pub use attributes::{Attributes, BLOCK_BYTES, FileKind, Statistics};
+pub use content::FileContent;
+pub use error::{FsError, FsResult};
+pub use open_files::{Handed, OpenFiles, OpenMode};
+
+/// What a mount says about itself through the extended attributes of its root.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The reference, normalised.
+    pub reference: String,
+    /// The manifest's digest that the reference was pinned to.
+    pub digest: Digest,
+    /// The control socket of the process that serves the mount.
+    pub owner: Option<PathBuf>,
+}
+
+/// One name of a directory.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectoryEntry<'a> {
+    /// The name; `.` and `..` come first.
+    pub name: &'a OsStr,
+    /// Where a listing goes on after this entry.
+    pub next_offset: u64,
+    /// What the name leads to.
+    pub attributes: Attributes,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Filesystem {
+    view: View,
+    content: Arc<dyn FileContent>,
+    identity: Identity,
+    failures: FailureLog,
+}
+
+impl Filesystem {
+    /// The filesystem that shows `view`, whose files' bytes `content` has.
+    #[must_use]
+    pub fn new(view: View, content: Arc<dyn FileContent>, identity: Identity) -> Self {
+        Self { view, content, identity, failures: FailureLog::default() }
+    }
+
+    /// What is shown.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Where the bytes come from.
+    #[must_use]
+    pub fn content(&self) -> &Arc<dyn FileContent> {
+        &self.content
+    }
+
+    /// What the mount says about itself.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What `name` in the directory `parent` leads to.
+    ///
+    /// # Errors
+    /// `NotFound`; `NotDirectory` when `parent` is none.
+    pub fn lookup(&self, parent: Ino, name: &OsStr) -> FsResult<Attributes> {
+        self.directory(parent)?;
+        self.attributes(self.view.lookup(parent, name).ok_or(FsError::NotFound)?)
+    }
+
+    /// What is known about `ino`.
+    ///
+    /// # Errors
+    /// `NotFound` for a number that the view does not have.
+    pub fn attributes(&self, ino: Ino) -> FsResult<Attributes> {
+        Ok(Attributes::of(ino, self.inode(ino)?))
+    }
+
+    /// Shows the entries of the directory `ino` from `offset` on (0, or an entry's `next_offset`) to `show`,
+    /// until that returns `false`.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDirectory`.
+    pub fn read_directory(
+        &self,
+        ino: Ino,
+        offset: u64,
+        mut show: impl FnMut(DirectoryEntry<'_>) -> bool,
+    ) -> FsResult<()> {
+        self.directory(ino)?;
+        let parent = self.view.parent(ino).unwrap_or(Ino::ROOT);
+        let dots = [(OsStr::new("."), ino), (OsStr::new(".."), parent)];
+        let children =
+            self.view.children(ino, usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX));
+        let dots = dots.into_iter().skip(usize::try_from(offset).unwrap_or(usize::MAX));
+        for ((name, ino), next_offset) in dots.chain(children).zip(offset.saturating_add(1)..) {
+            let attributes = self.attributes(ino)?;
+            if !show(DirectoryEntry { name, next_offset, attributes }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes that the link `ino` holds.
+    ///
+    /// # Errors
+    /// `NotFound`; `NotLink` for anything else.
+    pub fn read_link(&self, ino: Ino) -> FsResult<&[u8]> {
+        match &self.inode(ino)?.kind {
+            InodeKind::Symlink { target } => Ok(target),
+            InodeKind::File { .. } | InodeKind::Directory => Err(FsError::NotLink),
+        }
+    }
+
+    /// The size of the view, for `df`.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        Statistics::of(&self.view)
+    }
+
+    /// Checks that `ino` is a file, tells the content that it is opened, and returns the layer that holds it.
+    ///
+    /// # Errors
+    /// `NotFound`, `IsDirectory`, `NotFile`.
+    pub fn opened(&self, ino: Ino) -> FsResult<usize> {
+        let (layer, _) = self.file(ino)?;
+        Arc::clone(&self.content).opened(layer);
+        Ok(layer)
+    }
+
+    /// Answers a read of `length` bytes at `offset` without waiting for the network: fills `buffer` (cleared
+    /// first) and returns `true`, or returns `false` for [`Self::read`] to do it. What lies past the end of
+    /// the file is left out.
+    ///
+    /// # Errors
+    /// Those of [`Self::opened`]; `Content` when the bytes are known to be wrong.
+    pub fn read_cached(&self, ino: Ino, offset: u64, length: u32, buffer: &mut Vec<u8>) -> FsResult<bool> {
+        let (layer, range) = self.range(ino, offset, length)?;
+        buffer.clear();
+        if range.is_empty() {
+            return Ok(true);
+        }
+        let expected = range.end - range.start;
+        match self.content.read_cached(layer, range.clone(), buffer) {
+            Ok(false) => Ok(false),
+            Ok(true) => whole(buffer.len(), expected).map(|()| true),
+            Err(error) => Err(error),
+        }
+        .map_err(|error| self.failed(ino, layer, range.start, error))
+    }
+
+    /// The `length` bytes at `offset`, from cache or network; only those before the end of the file.
+    ///
+    /// # Errors
+    /// Those of [`Self::opened`]; `Content` with what the content failed with.
+    pub async fn read(&self, ino: Ino, offset: u64, length: u32) -> FsResult<Vec<u8>> {
+        let (layer, range) = self.range(ino, offset, length)?;
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let expected = range.end - range.start;
+        let read = Arc::clone(&self.content).read(layer, range.clone()).await;
+        read.and_then(|bytes| whole(bytes.len(), expected).map(|()| bytes))
+            .map_err(|error| self.failed(ino, layer, range.start, error))
+    }
+
+    /// Reports a read that `limit` ended.
+    #[must_use]
+    pub fn read_timed_out(&self, ino: Ino, offset: u64, limit: std::time::Duration) -> FsError {
+        let error = Error::new(
+            ErrorKind::TimedOut,
+            format!("no bytes came within {} s, before the kernel would abort the mount", limit.as_secs()),
+        );
+        match self.file(ino) {
+            Ok((layer, _)) => self.failed(ino, layer, offset, error),
+            Err(error) => error,
+        }
+    }
+
+    /// The inodes whose bytes layer `layer` holds.
+    pub fn inodes_of(&self, layer: usize) -> impl Iterator<Item = Ino> {
+        self.view.files().filter(move |file| file.layer == layer).map(|file| file.ino)
+    }
+
+    fn inode(&self, ino: Ino) -> FsResult<&Inode> {
+        self.view.inode(ino).ok_or(FsError::NotFound)
+    }
+
+    fn directory(&self, ino: Ino) -> FsResult<()> {
+        match self.inode(ino)?.kind {
+            InodeKind::Directory => Ok(()),
+            InodeKind::File { .. } | InodeKind::Symlink { .. } => Err(FsError::NotDirectory),
+        }
+    }
+
+    /// Layer and bytes of the file `ino`.
+    fn file(&self, ino: Ino) -> FsResult<(usize, u64)> {
+        match self.inode(ino)?.kind {
+            InodeKind::File { layer, size } => Ok((layer, size)),
+            InodeKind::Directory => Err(FsError::IsDirectory),
+            InodeKind::Symlink { .. } => Err(FsError::NotFile),
+        }
+    }
+
+    fn range(&self, ino: Ino, offset: u64, length: u32) -> FsResult<(usize, Range<u64>)> {
+        let (layer, size) = self.file(ino)?;
+        let end = offset.saturating_add(u64::from(length)).min(size);
+        Ok((layer, offset.min(end)..end))
+    }
+
+    fn failed(&self, ino: Ino, layer: usize, file_offset: u64, error: Error) -> FsError {
+        self.failures.report(&failure_log::Failure {
+            reference: &self.identity.reference,
+            path: &String::from_utf8_lossy(&self.view.path_of(ino)),
+            digest: self.content.digest(layer),
+            file_offset,
+            error: &error,
+        });
+        FsError::Content(error)
+    }
+}
+
+/// The kernel takes a short reply for the end of the file, for every later reader too.
+fn whole(length: usize, expected: u64) -> Result<(), Error> {
+    match u64::try_from(length) == Ok(expected) {
+        true => Ok(()),
+        false => Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("the content gave {length} bytes where {expected} were asked for"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! The role that the filesystem needs filled by whatever has the files' bytes.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::base::{Digest, Result};
+use crate::content::{Content, DirectFile, Standing};
+
+/// The bytes of a mount's files, each of them named by its layer. See [`Content`], whose methods these are.
+#[async_trait]
+pub trait FileContent: Debug + Send + Sync {
+    /// See [`Content::read_cached`].
+    ///
+    /// # Errors
+    /// See there.
+    fn read_cached(&self, layer: usize, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool>;
+
+    /// See [`Content::read`].
+    ///
+    /// # Errors
+    /// See there.
+    async fn read(self: Arc<Self>, layer: usize, range: Range<u64>) -> Result<Vec<u8>>;
+
+    /// See [`Content::opened`].
+    fn opened(self: Arc<Self>, layer: usize);
+
+    /// See [`Content::direct`].
+    fn direct(&self, layer: usize) -> Option<DirectFile>;
+
+    /// See [`Content::digest`].
+    fn digest(&self, layer: usize) -> &Digest;
+
+    /// See [`Content::cached_bytes`].
+    fn cached_bytes(&self, layer: usize) -> u64;
+
+    /// See [`Content::standing`].
+    fn standing(&self, layer: usize) -> Standing;
+
+    /// See [`Content::on_rejected`].
+    fn on_rejected(&self, callback: Box<dyn Fn(usize) + Send + Sync>);
+}
+
+#[async_trait]
+impl FileContent for Content {
+    fn read_cached(&self, layer: usize, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
+        Content::read_cached(self, layer, range, buffer)
+    }
+
+    async fn read(self: Arc<Self>, layer: usize, range: Range<u64>) -> Result<Vec<u8>> {
+        Content::read(&self, layer, range).await
+    }
+
+    fn opened(self: Arc<Self>, layer: usize) {
+        Content::opened(&self, layer);
+    }
+
+    fn direct(&self, layer: usize) -> Option<DirectFile> {
+        Content::direct(self, layer)
+    }
+
+    fn digest(&self, layer: usize) -> &Digest {
+        Content::digest(self, layer)
+    }
+
+    fn cached_bytes(&self, layer: usize) -> u64 {
+        Content::cached_bytes(self, layer)
+    }
+
+    fn standing(&self, layer: usize) -> Standing {
+        Content::standing(self, layer)
+    }
+
+    fn on_rejected(&self, callback: Box<dyn Fn(usize) + Send + Sync>) {
+        Content::on_rejected(self, callback);
+    }
+}

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::base::chunk::chunks_of;
 use crate::base::{Digest, Error, ErrorKind, Result, chunk_range};
-use crate::cache::DirectSegment;
+use crate::cache::{DirectSegment, Pin};
 use crate::fetch::{Blob, BlobLease, BlobSettings, Coming, Fetcher, Wanted};
 use crate::registry::BlobSource;
 
@@ -45,14 +45,18 @@ pub struct Content {
 /// A complete, verified cache file that the kernel may read itself; pinned in the cache while this lives.
 #[derive(Debug)]
 pub struct DirectFile {
-    segment: DirectSegment,
+    /// Byte for byte the file, from offset 0.
+    pub file: File,
+    /// Held for what its drop does.
+    #[expect(dead_code, reason = "the pin does its work by being alive")]
+    pin: Option<Pin>,
 }
 
 impl DirectFile {
-    /// Byte for byte the file, from offset 0.
+    /// A file that no cache can evict.
     #[must_use]
-    pub fn file(&self) -> &File {
-        &self.segment.file
+    pub fn unpinned(file: File) -> Self {
+        Self { file, pin: None }
     }
 }
 
@@ -211,7 +215,8 @@ impl Content {
         if !blob.is_verified() || blob.bytes() == 0 {
             return None;
         }
-        blob.segment().open_direct().map(|segment| DirectFile { segment })
+        let DirectSegment { file, pin } = blob.segment().open_direct()?;
+        Some(DirectFile { file, pin: Some(pin) })
     }
 
     /// The digest of layer `layer`.
@@ -246,7 +251,8 @@ impl Content {
 
     /// Calls `callback` with the layer whenever bytes already served are found wrong, so that the kernel's copy
     /// can be dropped. Not called from a thread that serves reads.
-    pub fn on_rejected(&self, callback: Arc<dyn Fn(usize) + Send + Sync>) {
+    pub fn on_rejected(&self, callback: Box<dyn Fn(usize) + Send + Sync>) {
+        let callback: Arc<dyn Fn(usize) + Send + Sync> = callback.into();
         for (layer, lease) in self.layers.iter().enumerate() {
             let callback = callback.clone();
             lease.on_rejected(Arc::new(move || callback(layer)));

@@ -135,15 +135,3 @@ impl Default for SourceOptions {
         }
     }
 }
-
-/// Stand-in until the sources are here.
-///
-/// # Errors
-/// None yet.
-pub fn open(
-    reference: &crate::oci::SourceRef,
-    options: &SourceOptions,
-) -> Result<std::sync::Arc<dyn BlobSource>> {
-    let _ = (reference, options);
-    unimplemented!()
-}

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     fn handed(backing: u32) -> Option<Handed<u32>> {
-        Some(Handed { backing, file: DirectFile { file: tempfile::tempfile().unwrap() } })
+        Some(Handed { backing, file: DirectFile::unpinned(tempfile::tempfile().unwrap()) })
     }
 
     fn backing(mode: &OpenMode<u32>) -> Option<u32> {

@@ -148,7 +148,7 @@ async fn a_sequential_reader_is_served_by_few_requests_and_the_blob_is_proven_at
     let wasted = content.network_bytes() - setting.data.len() as u64;
     assert!(wasted <= 8 * CHUNK_BYTES, "{wasted} bytes fetched twice");
     until("the check of the complete blob", || content.standing(0) == Standing::Proven).await;
-    let mut direct = content.direct(0).expect("complete and verified").file().try_clone().unwrap();
+    let mut direct = content.direct(0).expect("complete and verified").file;
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut direct, &mut bytes).unwrap();
     assert!(bytes == setting.data);
@@ -235,7 +235,7 @@ async fn wrong_bytes_are_dropped_fetched_again_and_told_to_those_that_read_them(
     let content = setting.content(SETTINGS);
     let told = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counter = told.clone();
-    content.on_rejected(Arc::new(move |layer| {
+    content.on_rejected(Box::new(move |layer| {
         assert_eq!(layer, 0);
         counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     }));

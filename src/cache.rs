@@ -8,15 +8,32 @@
 //! Nothing here touches the network, starts a thread, or knows what the bytes mean. No lock is held across
 //! a disk operation: a chunk's state says who may touch its bytes meanwhile (see `chunks`).
 
+mod chunks;
+mod disk;
+mod documents;
+mod eviction;
+mod health;
+mod map;
+mod owner;
 mod paths;
+mod recovery;
 mod segment;
+mod stored;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, Weak};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Digest, Result};
+use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
+
+use self::disk::{Disk, Surroundings, lock};
+use self::eviction::{Limits, Oldest};
+use self::owner::Owner;
+use self::stored::{Freed, StoredSegment};
 
 pub use paths::{CachePaths, DocumentKind};
 pub use segment::{DirectSegment, Pin, Segment, SegmentId, SkipReason, Stored};
@@ -105,9 +122,22 @@ pub struct PruneReport {
     pub kept_bytes: u64,
 }
 
+/// A segment that is on disk, or that somebody holds.
+#[derive(Debug)]
+struct Known {
+    stored: Arc<StoredSegment>,
+    /// What callers hold of it.
+    handle: Weak<Segment>,
+}
+
 /// The disk cache of one directory. See the module's text.
 #[derive(Debug)]
-pub struct Cache {}
+pub struct Cache {
+    disk: Disk,
+    limits: Limits,
+    oldest: Oldest,
+    segments: Mutex<HashMap<SegmentId, Known>>,
+}
 
 impl Cache {
     /// Takes the directory over, makes it if it is missing, and recovers what it holds. Starts no threads.
@@ -116,30 +146,157 @@ impl Cache {
     /// `Busy` naming the directory and its owner's process; what the file system says if the directory cannot
     /// be made or written.
     pub fn open(settings: CacheSettings) -> Result<Arc<Self>> {
-        let _ = settings;
-        unimplemented!()
+        Self::open_in(settings, Surroundings::real())
+    }
+
+    fn open_in(settings: CacheSettings, surroundings: Surroundings) -> Result<Arc<Self>> {
+        let paths = CachePaths::new(settings.directory);
+        let owner = Owner::take(&paths)?;
+        let disk = Disk::new(paths, owner, surroundings);
+        let cannot = || format!("cannot recover the cache in {}", disk.paths.root().display());
+        documents::recover(&disk).context(cannot)?;
+        let mut segments = HashMap::new();
+        for segment in recovery::recover_segments(&disk).context(cannot)? {
+            {
+                let chunks = segment.chunks();
+                disk.add_used(chunks.present_bytes());
+                disk.set_clock(chunks.last_use() + 1);
+            }
+            segments.insert(segment.id.clone(), Known { stored: Arc::new(segment), handle: Weak::new() });
+        }
+        let cache = Arc::new(Self {
+            disk,
+            limits: Limits::new(settings.bytes_max, settings.free_space_min),
+            oldest: Oldest::default(),
+            segments: Mutex::new(segments),
+        });
+        // It may have been larger before.
+        cache.evict_down_to(settings.bytes_max);
+        Ok(cache)
+    }
+
+    fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// The paths of everything in the directory.
     #[must_use]
     pub fn paths(&self) -> &CachePaths {
-        unimplemented!()
+        &self.disk.paths
     }
 
     /// The segment `id` of `bytes` bytes: the same one for all callers while anybody holds it. Touches no
-    /// file; one of another length that is recorded under this id is dropped.
+    /// file, unless one of another length is recorded under this id, which is dropped.
     ///
     /// # Errors
     /// `Invalid` if somebody holds the segment with another length.
     pub fn segment(self: &Arc<Self>, id: &SegmentId, bytes: u64) -> Result<Arc<Segment>> {
-        let _ = (id, bytes);
-        unimplemented!()
+        loop {
+            let other = {
+                let mut segments = lock(&self.segments);
+                match segments.entry(id.clone()) {
+                    Entry::Occupied(known) if known.get().stored.bytes != bytes => {
+                        let known = known.get();
+                        if known.handle.strong_count() > 0 {
+                            return Err(Error::new(
+                                ErrorKind::Invalid,
+                                format!(
+                                    "segment {} of {} is in use with {} bytes, and asked for with {bytes}: \
+                                     one of two manifests states a wrong size",
+                                    id.number, id.layer, known.stored.bytes
+                                ),
+                            ));
+                        }
+                        Arc::clone(&known.stored)
+                    }
+                    Entry::Occupied(mut known) => return Ok(self.handle(known.get_mut())),
+                    Entry::Vacant(vacant) => {
+                        let stored = Arc::new(StoredSegment::new(&self.disk, id.clone(), bytes));
+                        return Ok(self.handle(vacant.insert(Known { stored, handle: Weak::new() })));
+                    }
+                }
+            };
+            // Outside of the lock, and still known meanwhile, so that nobody makes files of the same names.
+            other.unlink_if(&self.disk, |_| true);
+            let mut segments = lock(&self.segments);
+            if let Entry::Occupied(known) = segments.entry(id.clone())
+                && Arc::ptr_eq(&known.get().stored, &other)
+                && known.get().handle.strong_count() == 0
+                && !other.chunks().on_disk
+            {
+                known.remove();
+            }
+        }
+    }
+
+    fn handle(self: &Arc<Self>, known: &mut Known) -> Arc<Segment> {
+        known.handle.upgrade().unwrap_or_else(|| {
+            let segment = Arc::new(Segment::new(Arc::clone(self), Arc::clone(&known.stored)));
+            known.handle = Arc::downgrade(&segment);
+            segment
+        })
+    }
+
+    /// A handle of `stored` is gone: nothing of it is kept open or in memory that is not needed.
+    fn released(&self, stored: &Arc<StoredSegment>) {
+        let mut segments = lock(&self.segments);
+        let Entry::Occupied(known) = segments.entry(stored.id.clone()) else { return };
+        if !Arc::ptr_eq(&known.get().stored, stored) || known.get().handle.strong_count() > 0 {
+            return;
+        }
+        let mut chunks = stored.chunks();
+        chunks.data = None;
+        if !chunks.on_disk && !chunks.leaving {
+            known.remove();
+        }
+    }
+
+    fn stored(&self) -> Vec<Arc<StoredSegment>> {
+        lock(&self.segments).values().map(|known| Arc::clone(&known.stored)).collect()
+    }
+
+    fn make_room(&self, bytes: u64) -> bool {
+        self.limits.make_room(&self.disk, bytes, || self.evict_oldest())
+    }
+
+    fn evict_oldest(&self) -> Option<Freed> {
+        let freed = self.oldest.evict(&self.disk, || self.stored())?;
+        self.disk.counters.evicted_chunks.fetch_add(freed.chunks, Ordering::Relaxed);
+        Some(freed)
+    }
+
+    fn evict_down_to(&self, bytes: u64) -> Freed {
+        let mut all = Freed::default();
+        while self.disk.used() > bytes
+            && let Some(freed) = self.evict_oldest()
+        {
+            all.chunks += freed.chunks;
+            all.bytes += freed.bytes;
+        }
+        all
     }
 
     /// What is here right now.
     #[must_use]
     pub fn info(&self) -> CacheInfo {
-        unimplemented!()
+        let mut info = CacheInfo {
+            directory: self.disk.paths.root().to_owned(),
+            bytes_max: self.limits.bytes_max,
+            used_bytes: self.disk.used(),
+            free_bytes: Limits::free_bytes(&self.disk.paths),
+            segments: 0,
+            complete_segments: 0,
+            chunks: 0,
+            degraded: self.disk.health.degraded(),
+            counters: self.disk.counters.snapshot(),
+        };
+        for stored in self.stored() {
+            let chunks = stored.chunks();
+            info.segments += u64::from(chunks.present() > 0);
+            info.complete_segments += u64::from(chunks.is_complete());
+            info.chunks += chunks.present();
+        }
+        info
     }
 
     /// Removes what `what` names, except what is pinned.
@@ -147,22 +304,54 @@ impl Cache {
     /// # Errors
     /// What the file system says.
     pub fn prune(&self, what: Prune) -> Result<PruneReport> {
-        let _ = what;
-        unimplemented!()
+        let mut report = PruneReport::default();
+        let mut add = |freed: Freed| {
+            report.removed_chunks += freed.chunks;
+            report.removed_bytes += freed.bytes;
+        };
+        match what {
+            Prune::DownTo(bytes) => add(self.evict_down_to(bytes)),
+            Prune::All => {
+                for stored in self.stored() {
+                    add(stored.unlink_if(&self.disk, |chunks| chunks.pins == 0));
+                }
+                let removed = documents::remove_all(&self.disk);
+                let cannot = || format!("cannot prune the cache in {}", self.disk.paths.root().display());
+                report.removed_bytes += removed.context(cannot)?;
+            }
+            Prune::Unused => {
+                let unused = |known: &&Known| known.handle.strong_count() == 0;
+                let unused: Vec<_> = {
+                    let segments = lock(&self.segments);
+                    segments.values().filter(unused).map(|known| Arc::clone(&known.stored)).collect()
+                };
+                for stored in unused {
+                    add(stored.unlink_if(&self.disk, |chunks| chunks.pins == 0));
+                }
+            }
+        }
+        self.oldest.forget();
+        lock(&self.segments).retain(|_, known| {
+            let chunks = known.stored.chunks();
+            known.handle.strong_count() > 0 || chunks.on_disk || chunks.leaving
+        });
+        report.kept_bytes = self.disk.used();
+        Ok(report)
     }
 
     /// Makes everything stored so far survive a power loss, and records what was used when. Waits for the disk;
     /// to be called now and then (every 30 s) and at the end. What fails is logged and tried again the next time.
     pub fn sync(&self) {
-        unimplemented!()
+        for stored in self.stored() {
+            stored.sync(&self.disk);
+        }
     }
 
     /// The document `digest`, or none if it is missing or damaged. The bytes are those that were written under
     /// this name; whether they have this digest is the caller's to check.
     #[must_use]
     pub fn read_document(&self, kind: DocumentKind, digest: &Digest) -> Option<Vec<u8>> {
-        let _ = (kind, digest);
-        unimplemented!()
+        documents::read(&self.disk, kind, digest)
     }
 
     /// Keeps a small document under `digest`, durably; replaces one that is there.
@@ -170,7 +359,6 @@ impl Cache {
     /// # Errors
     /// What the file system says.
     pub fn write_document(&self, kind: DocumentKind, digest: &Digest, bytes: &[u8]) -> Result<()> {
-        let _ = (kind, digest, bytes);
-        unimplemented!()
+        documents::write(&self.disk, kind, digest, bytes)
     }
 }

@@ -2,10 +2,17 @@
 //! its chunks are here.
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use crate::base::Digest;
+use crate::base::chunk::chunks_of;
+use crate::base::{CHUNK_BYTES, Digest, chunk_count, chunk_range};
+
+use super::Cache;
+use super::disk::{Disk, count};
+use super::stored::StoredSegment;
 
 /// Which segment of which layer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,44 +49,54 @@ pub enum SkipReason {
 
 /// One segment of the cache. All methods may wait for the disk, none for the network.
 #[derive(Debug)]
-pub struct Segment {}
+pub struct Segment {
+    cache: Arc<Cache>,
+    stored: Arc<StoredSegment>,
+}
 
 impl Segment {
+    pub(super) fn new(cache: Arc<Cache>, stored: Arc<StoredSegment>) -> Self {
+        Self { cache, stored }
+    }
+
+    fn disk(&self) -> &Disk {
+        self.cache.disk()
+    }
+
     /// Which one it is.
     #[must_use]
     pub fn id(&self) -> &SegmentId {
-        unimplemented!()
+        &self.stored.id
     }
 
     /// Its length in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        unimplemented!()
+        self.stored.bytes
     }
 
     /// How many chunks it has.
     #[must_use]
     pub fn chunk_count(&self) -> u64 {
-        unimplemented!()
+        chunk_count(self.stored.bytes)
     }
 
     /// Whether `chunk` is here, checked or not.
     #[must_use]
     pub fn is_present(&self, chunk: u64) -> bool {
-        let _ = chunk;
-        unimplemented!()
+        self.stored.chunks().is_present(chunk)
     }
 
     /// Bytes of the chunks that are here.
     #[must_use]
     pub fn cached_bytes(&self) -> u64 {
-        unimplemented!()
+        self.stored.chunks().present_bytes()
     }
 
-    /// Whether all chunks are here, checked or not.
+    /// Whether all chunks are here, checked or not. Never true of a segment without bytes.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        unimplemented!()
+        self.stored.chunks().is_complete()
     }
 
     /// Fills `buffer` (cleared first) with exactly the bytes `range` of the segment and returns true, or
@@ -89,64 +106,222 @@ impl Segment {
     /// or cannot be read, is dropped, counted and logged.
     #[must_use]
     pub fn read(&self, range: Range<u64>, buffer: &mut Vec<u8>) -> bool {
-        let _ = (range, buffer);
-        unimplemented!()
+        buffer.clear();
+        if range.is_empty() {
+            return true;
+        }
+        let hit = range.end <= self.stored.bytes
+            && self.with_chunks(chunks_of(&range), |data| {
+                buffer.clear();
+                read_into(data, range.start, range.end - range.start, buffer)
+            });
+        if !hit {
+            buffer.clear();
+        }
+        let counters = &self.disk().counters;
+        count(if hit { &counters.hits } else { &counters.misses });
+        hit
+    }
+
+    /// Calls `read` as a reader of `chunks`, all of them here and checked. False if they are not, or if it
+    /// failed; they are then dropped.
+    fn with_chunks(&self, chunks: Range<u64>, mut read: impl FnMut(&File) -> io::Result<()>) -> bool {
+        let disk = self.disk();
+        let (incarnation, unchecked) = {
+            let mut table = self.stored.chunks();
+            if !table.begin_read(chunks.clone(), disk.tick()) {
+                return false;
+            }
+            (table.incarnation, table.unchecked(chunks.clone()))
+        };
+        let mut damaged = Vec::new();
+        let mut vanished = false;
+        let mut why = String::from("its bytes are not those that were stored");
+        match self.stored.open_data(incarnation) {
+            Ok(Some(data)) => {
+                damaged.extend(unchecked.into_iter().filter(|chunk| !self.check(&data, incarnation, *chunk)));
+                if damaged.is_empty()
+                    && let Err(error) = read(&data)
+                {
+                    why = format!("it cannot be read: {error}");
+                    damaged.extend(chunks.clone());
+                }
+            }
+            // Evicted since: no longer here.
+            Ok(None) => vanished = true,
+            // This says nothing about the file.
+            Err(error) if is_out_of_descriptors(&error) => {
+                vanished = true;
+                tracing::warn!(%error, "a cache file cannot be opened for want of descriptors");
+            }
+            Err(error) => {
+                why = format!("its file cannot be opened: {error}");
+                damaged.extend(chunks.clone());
+            }
+        }
+        let ours = {
+            let mut table = self.stored.chunks();
+            if table.incarnation == incarnation { table.end_read(chunks) } else { Vec::new() }
+        };
+        self.stored.clear(disk, incarnation, &ours);
+        self.stored.drop_damaged(disk, incarnation, &damaged, &why);
+        damaged.is_empty() && !vanished
+    }
+
+    /// Whether the whole chunk is what its digest says. Only for a reader of it.
+    fn check(&self, data: &File, incarnation: u64, chunk: u64) -> bool {
+        let Some(digest) = self.stored.chunks().digest(chunk) else { return false };
+        let range = chunk_range(chunk, self.stored.bytes);
+        let mut bytes = Vec::with_capacity(CHUNK_BYTES as usize);
+        let right = read_into(data, range.start, range.end - range.start, &mut bytes).is_ok()
+            && blake3::hash(&bytes) == digest;
+        let mut table = self.stored.chunks();
+        if right && table.incarnation == incarnation {
+            table.mark_checked(chunk);
+        }
+        right
     }
 
     /// The BLAKE3 of a chunk that is here.
     #[must_use]
     pub fn chunk_digest(&self, chunk: u64) -> Option<blake3::Hash> {
-        let _ = chunk;
-        unimplemented!()
+        self.stored.chunks().digest(chunk).map(blake3::Hash::from_bytes)
     }
 
     /// Stores the whole chunk `chunk`, whose BLAKE3 is `digest`, and makes room for it first. Never fails the
-    /// caller.
+    /// caller. The store that completes the segment makes it durable as well.
     pub fn store(&self, chunk: u64, data: &[u8], digest: blake3::Hash) -> Stored {
-        let _ = (chunk, data, digest);
-        unimplemented!()
+        let outcome = self.store_chunk(chunk, data, digest);
+        let counters = &self.disk().counters;
+        match outcome {
+            Stored::Stored => {
+                count(&counters.stored_chunks);
+                self.disk().health.worked();
+                if self.is_complete() {
+                    self.stored.sync(self.disk());
+                }
+            }
+            Stored::Skipped(SkipReason::AlreadyThere) => {}
+            Stored::Skipped(_) => count(&counters.skipped_stores),
+        }
+        outcome
     }
 
-    /// Forgets the chunks, which turned out wrong; what is being read goes when its readers have left.
+    fn store_chunk(&self, chunk: u64, data: &[u8], digest: blake3::Hash) -> Stored {
+        let range = chunk_range(chunk, self.stored.bytes);
+        if range.is_empty() || range.end - range.start != data.len() as u64 {
+            return Stored::Skipped(SkipReason::WrongLength);
+        }
+        let incarnation = {
+            let mut table = self.stored.chunks();
+            if let Err(reason) = table.begin_store(chunk) {
+                return Stored::Skipped(reason);
+            }
+            table.incarnation
+        };
+        let refusal = if !self.disk().health.may_try() {
+            Some(SkipReason::Degraded)
+        } else if !self.cache.make_room(data.len() as u64) {
+            Some(SkipReason::NoRoom)
+        } else {
+            None
+        };
+        if let Some(reason) = refusal {
+            let mut table = self.stored.chunks();
+            if table.incarnation == incarnation {
+                table.abandon_store(chunk);
+            }
+            return Stored::Skipped(reason);
+        }
+        self.stored.store(self.disk(), incarnation, chunk, data, digest)
+    }
+
+    /// Forgets the chunks, which turned out wrong; what is being read goes when its readers have left. Of a
+    /// segment that was handed over, all of it.
     pub fn remove(&self, chunks: Range<u64>) {
-        let _ = chunks;
-        unimplemented!()
+        self.stored.remove(self.disk(), chunks.start..chunks.end.min(self.chunk_count()));
     }
 
     /// Forgets everything.
     pub fn remove_all(&self) {
-        unimplemented!()
+        self.stored.unlink_if(self.disk(), |_| true);
     }
 
     /// Keeps what is here from being evicted or pruned while the pin lives.
     #[must_use]
     pub fn pin(self: &Arc<Self>) -> Pin {
-        unimplemented!()
+        self.stored.chunks().pins += 1;
+        Pin { segment: Arc::clone(self) }
     }
 
     /// The whole segment as a plain read-only file, if all of it is here and checked since the start. From then
     /// on the file is only ever unlinked, so that who reads it keeps the bytes.
     #[must_use]
     pub fn open_direct(self: &Arc<Self>) -> Option<DirectSegment> {
-        unimplemented!()
+        let pin = self.pin();
+        let incarnation = {
+            let mut table = self.stored.chunks();
+            if table.leaving || !table.is_checked() {
+                return None;
+            }
+            let tick = self.disk().tick();
+            table.touch(0..self.chunk_count(), tick);
+            table.handed_over = true;
+            table.incarnation
+        };
+        // Recorded first: a later start must know it even if this process ends here.
+        let file = self
+            .stored
+            .record_hand_over(self.disk(), incarnation)
+            .and_then(|ours| if ours { File::open(&self.stored.data_path).map(Some) } else { Ok(None) });
+        match file {
+            Ok(Some(file)) if self.stored.chunks().incarnation == incarnation => {
+                Some(DirectSegment { file, pin })
+            }
+            Ok(_) => None,
+            Err(error) => {
+                let path = self.stored.data_path.display();
+                tracing::warn!(%path, %error, "a cache file cannot be handed to the kernel");
+                None
+            }
+        }
     }
 
     /// Checks every chunk that was not checked since the start; true if then all are here and believed.
     /// Reads up to the whole segment: for a background task.
     pub fn check_all(&self) -> bool {
-        unimplemented!()
+        let unchecked = self.stored.chunks().unchecked(0..self.chunk_count());
+        for chunk in unchecked {
+            // Being a reader is the check; what fails it is dropped there.
+            self.with_chunks(chunk..chunk + 1, |_| Ok(()));
+        }
+        self.stored.chunks().is_checked()
     }
 
     /// Counts as a use of the chunks, for bytes that were not read through [`Self::read`].
     pub fn touch(&self, chunks: Range<u64>) {
-        let _ = chunks;
-        unimplemented!()
+        let tick = self.disk().tick();
+        self.stored.chunks().touch(chunks, tick);
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        self.cache.released(&self.stored);
     }
 }
 
 /// While it lives, nothing of its segment is evicted or pruned.
 #[derive(Debug)]
-pub struct Pin {}
+pub struct Pin {
+    segment: Arc<Segment>,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.segment.stored.chunks().pins -= 1;
+    }
+}
 
 /// A complete segment as a file that the kernel may read itself.
 #[derive(Debug)]
@@ -155,4 +330,32 @@ pub struct DirectSegment {
     pub file: File,
     /// Keeps the file in the cache.
     pub pin: Pin,
+}
+
+/// Fills `buffer`, which is empty, with `bytes` bytes from `offset` on.
+fn read_into(file: &File, offset: u64, bytes: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+    let wanted = usize::try_from(bytes).map_err(io::Error::other)?;
+    buffer.reserve_exact(wanted);
+    if buffer.capacity() != wanted {
+        // The other way would read as much as there is room for.
+        buffer.resize(wanted, 0);
+        return file.read_exact_at(buffer, offset);
+    }
+    // Without clearing memory that is overwritten at once.
+    while buffer.len() < wanted {
+        let at = offset + buffer.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(buffer), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(
+        rustix::io::Errno::from_io_error(error),
+        Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM)
+    )
 }

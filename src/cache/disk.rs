@@ -1,0 +1,120 @@
+//! What all segments of one cache directory share: where it is, how much of it is used, what time its
+//! clock shows, and how the disk is.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::health::{self, Health};
+use super::map::BootId;
+use super::owner::Owner;
+use super::{CacheCounters, CachePaths};
+
+/// The guard of `mutex`. A panic elsewhere does not stop the cache: every section under a lock leaves
+/// what it guards whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the machine gives, and a test gives otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Surroundings {
+    pub(super) boot: Option<BootId>,
+    pub(super) retry_pause: Duration,
+}
+
+impl Surroundings {
+    pub(super) fn real() -> Self {
+        Self { boot: BootId::current(), retry_pause: health::RETRY_PAUSE }
+    }
+}
+
+/// The counters of [`CacheCounters`], as they are counted.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) hits: AtomicU64,
+    pub(super) misses: AtomicU64,
+    pub(super) evicted_chunks: AtomicU64,
+    pub(super) damaged_chunks: AtomicU64,
+    pub(super) stored_chunks: AtomicU64,
+    pub(super) skipped_stores: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn snapshot(&self) -> CacheCounters {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CacheCounters {
+            hits: of(&self.hits),
+            misses: of(&self.misses),
+            evicted_chunks: of(&self.evicted_chunks),
+            damaged_chunks: of(&self.damaged_chunks),
+            stored_chunks: of(&self.stored_chunks),
+            skipped_stores: of(&self.skipped_stores),
+        }
+    }
+}
+
+/// One more.
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The directory as its segments see it.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) paths: CachePaths,
+    pub(super) boot: Option<BootId>,
+    pub(super) owner: Owner,
+    pub(super) health: Health,
+    pub(super) counters: Counters,
+    /// Bytes of chunks that are present or being written, and of documents.
+    used: AtomicU64,
+    /// Advances with every store; what is read between two stores was used at the same time. So a hit only
+    /// reads it, and a chunk that is read again and again is noted once.
+    clock: AtomicU64,
+}
+
+impl Disk {
+    pub(super) fn new(paths: CachePaths, owner: Owner, surroundings: Surroundings) -> Self {
+        Self {
+            paths,
+            boot: surroundings.boot,
+            owner,
+            health: Health::new(surroundings.retry_pause),
+            counters: Counters::default(),
+            used: AtomicU64::new(0),
+            clock: AtomicU64::new(1),
+        }
+    }
+
+    /// Bytes in use.
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Acquire)
+    }
+
+    /// Counts `bytes` as used.
+    pub(super) fn add_used(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Counts `bytes` as used no more.
+    pub(super) fn sub_used(&self, bytes: u64) {
+        let before = self.used.fetch_sub(bytes, Ordering::AcqRel);
+        debug_assert!(before >= bytes, "more bytes given back than were used");
+    }
+
+    /// The time of a use.
+    pub(super) fn tick(&self) -> u64 {
+        self.clock.load(Ordering::Relaxed)
+    }
+
+    /// The time of a store, later than every use before.
+    pub(super) fn next_tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Goes on from what was recorded before the start.
+    pub(super) fn set_clock(&self, tick: u64) {
+        self.clock.fetch_max(tick, Ordering::Relaxed);
+    }
+}

@@ -381,33 +381,38 @@ impl Blob {
     }
 
     async fn fill_gaps(self: &Arc<Self>, kind: RunKind) -> Result<()> {
+        let cannot_keep = || {
+            Error::new(
+                ErrorKind::NoSpace,
+                format!(
+                    "blob {} of {} bytes cannot be kept whole in the cache; give it more room with --cache-size",
+                    self.digest, self.bytes
+                ),
+            )
+        };
+        if self.bytes > self.fetcher.cache.info().bytes_max {
+            return Err(cannot_keep());
+        }
         let _pin = self.segment.pin();
         let mut before = None;
         while let Some(gap) = self.first_gap() {
-            let now = Some((gap.clone(), self.progress()));
-            if before == now && !self.is_fetched_by_others() {
-                return Err(Error::new(
-                    ErrorKind::NoSpace,
-                    format!(
-                        "blob {} of {} bytes cannot be kept whole in the cache; give it more room with --cache-size",
-                        self.digest, self.bytes
-                    ),
-                ));
-            }
-            if before == now {
-                // Another run reads the whole blob; this one would only ask for the same bytes again.
+            self.check_not_rejected()?;
+            // A blob that was found wrong meanwhile is fetched again from the start.
+            let now = (gap.clone(), self.counters().rejected_chunks);
+            if before.as_ref() == Some(&now) {
+                if lock(&self.state).runs.is_empty() {
+                    return Err(cannot_keep());
+                }
+                // Another run brings it; this one would only ask for the same bytes again.
                 tokio::time::sleep(OTHERS_PAUSE).await;
             }
-            before = now;
+            before = Some(now);
             let run = lock(&self.state).add_run(kind, gap.clone(), gap.end);
             self.drive_run(run).await?;
+            self.checked().await;
         }
         self.verify_if_complete();
         Ok(())
-    }
-
-    fn is_fetched_by_others(&self) -> bool {
-        !lock(&self.state).runs.is_empty()
     }
 
     fn first_gap(&self) -> Option<Range<u64>> {
@@ -428,10 +433,15 @@ impl Blob {
             }
             self.check_not_rejected()?;
             self.fill(true).await?;
-            let mut verification = self.verification.subscribe();
-            // The sender lives as long as `self`.
-            let _ = verification.wait_for(|now| !matches!(now, Verification::Running { .. })).await;
+            self.checked().await;
         }
+    }
+
+    /// Waits for a check that is under way.
+    async fn checked(&self) {
+        let mut verification = self.verification.subscribe();
+        // The sender lives as long as `self`.
+        let _ = verification.wait_for(|now| !matches!(now, Verification::Running { .. })).await;
     }
 
     pub(super) fn byte_range(&self, chunk: u64) -> Range<u64> {

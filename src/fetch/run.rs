@@ -185,14 +185,21 @@ impl Driver {
         let mut state = lock(&blob.state);
         let whole_elsewhere = state.ranges_ignored && state.hand_to_whole_run(self.id);
         let (mut next, end) = state.run(self.id).map(|run| (run.next, run.end))?;
-        while next < end && blob.segment.is_present(next) && !state.is_awaited(next) {
-            next += 1;
+        while next < end {
+            if blob.segment.is_present(next) && !state.is_awaited(next) {
+                next += 1;
+            } else if self.kind == RunKind::Ahead
+                && let Some(covered_to) = state.covered_by_another(self.id, next)
+            {
+                next = covered_to;
+            } else {
+                break;
+            }
         }
-        let covered = self.kind == RunKind::Ahead && state.is_covered_by_another(self.id, next);
         let run = state.run(self.id)?;
         run.next = next;
         run.is_flowing = false;
-        if next >= end || covered || whole_elsewhere {
+        if next >= end || whole_elsewhere {
             return None;
         }
         if next != self.chunk {
@@ -372,7 +379,7 @@ impl Driver {
 
     fn step(&self) -> Step {
         let mut state = lock(&self.blob.state);
-        let covered = self.kind == RunKind::Ahead && state.is_covered_by_another(self.id, self.chunk);
+        let covered = self.kind == RunKind::Ahead && state.covered_by_another(self.id, self.chunk).is_some();
         let rest_cached = (self.chunk..self.chunk + SKIP_MIN).all(|chunk| {
             chunk >= chunk_count(self.blob.bytes)
                 || (self.blob.segment.is_present(chunk) && !state.is_awaited(chunk))

@@ -141,9 +141,9 @@ impl State {
         }
     }
 
-    /// Whether a run other than `id` that is under way brings `chunk` anyway.
-    pub(super) fn is_covered_by_another(&self, id: u64, chunk: u64) -> bool {
-        self.runs.iter().any(|run| run.id != id && run.is_flowing && run.covers(chunk))
+    /// Where a run other than `id` that is under way ends, if it brings `chunk` anyway.
+    pub(super) fn covered_by_another(&self, id: u64, chunk: u64) -> Option<u64> {
+        self.runs.iter().find(|run| run.id != id && run.is_flowing && run.covers(chunk)).map(|run| run.end)
     }
 
     /// Whether somebody waits for `chunk`.

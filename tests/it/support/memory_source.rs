@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,6 +12,9 @@ use futures_util::stream;
 use refmount::base::{Algorithm, Digest, Error, ErrorKind, Result};
 use refmount::oci::Descriptor;
 use refmount::registry::{BlobBody, BlobSource, RawManifest};
+
+/// How long a stalled body is waited for.
+const INACTIVITY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What happens to one request.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +29,7 @@ pub enum Fault {
     WrongByte(u64),
     /// The whole blob comes instead of the range.
     Whole,
-    /// The body stops after this many bytes and never goes on.
+    /// The body stops after this many bytes; the source gives up on it a while later.
     Stalled(u64),
 }
 
@@ -117,7 +121,13 @@ impl BlobSource for MemorySource {
             }
             Fault::Stalled(bytes) => {
                 body.truncate(bytes as usize);
-                ending = Some(stream::pending().boxed());
+                ending = Some(
+                    stream::once(async {
+                        tokio::time::sleep(INACTIVITY_TIMEOUT).await;
+                        Err(Error::new(ErrorKind::TimedOut, "stalled as scheduled"))
+                    })
+                    .boxed(),
+                );
             }
         }
         // Pieces of an odd length, so that chunks never end where pieces do.

@@ -19,6 +19,8 @@ mod paths;
 mod recovery;
 mod segment;
 mod stored;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -160,7 +162,7 @@ impl Cache {
             {
                 let chunks = segment.chunks();
                 disk.add_used(chunks.present_bytes());
-                disk.set_clock(chunks.last_use() + 1);
+                disk.go_on_after(chunks.last_use());
             }
             segments.insert(segment.id.clone(), Known { stored: Arc::new(segment), handle: Weak::new() });
         }
@@ -189,7 +191,7 @@ impl Cache {
     /// file, unless one of another length is recorded under this id, which is dropped.
     ///
     /// # Errors
-    /// `Invalid` if somebody holds the segment with another length.
+    /// `Invalid` if somebody holds the segment with another length; `Busy` while such a one is being removed.
     pub fn segment(self: &Arc<Self>, id: &SegmentId, bytes: u64) -> Result<Arc<Segment>> {
         loop {
             let other = {
@@ -218,11 +220,19 @@ impl Cache {
             };
             // Outside of the lock, and still known meanwhile, so that nobody makes files of the same names.
             other.unlink_if(&self.disk, |_| true);
+            if other.chunks().leaving || other.chunks().on_disk {
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    format!(
+                        "segment {} of {} is being removed from the cache; try again",
+                        id.number, id.layer
+                    ),
+                ));
+            }
             let mut segments = lock(&self.segments);
             if let Entry::Occupied(known) = segments.entry(id.clone())
                 && Arc::ptr_eq(&known.get().stored, &other)
                 && known.get().handle.strong_count() == 0
-                && !other.chunks().on_disk
             {
                 known.remove();
             }

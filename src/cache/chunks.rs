@@ -29,6 +29,11 @@ use crate::base::{chunk_count, chunk_range};
 use super::SkipReason;
 use super::map::Record;
 
+/// Bytes of a segment of which anything is stored; larger ones are read without the cache. 8 TiB make a table
+/// of 400 MB, and no file of a model comes near; without a bound, a size that somebody wrote into a manifest
+/// would decide about our memory.
+pub(super) const SEGMENT_BYTES_MAX: u64 = 8 << 40;
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     #[default]
@@ -226,6 +231,9 @@ impl Chunks {
         }
         if self.leaving {
             return Err(SkipReason::BeingEvicted);
+        }
+        if self.bytes > SEGMENT_BYTES_MAX {
+            return Err(SkipReason::NoRoom);
         }
         match self.slot(chunk).map_or(State::Absent, |slot| slot.state) {
             State::Absent => {}

@@ -69,8 +69,8 @@ pub(super) struct Disk {
     pub(super) counters: Counters,
     /// Bytes of chunks that are present or being written, and of documents.
     used: AtomicU64,
-    /// Advances with every store; what is read between two stores was used at the same time. So a hit only
-    /// reads it, and a chunk that is read again and again is noted once.
+    /// Advances by two with every store, to an even number; what is read between two stores was used at the odd
+    /// one between them. So a hit only reads the clock, and a chunk that is read again and again is noted once.
     clock: AtomicU64,
 }
 
@@ -83,7 +83,7 @@ impl Disk {
             health: Health::new(surroundings.retry_pause),
             counters: Counters::default(),
             used: AtomicU64::new(0),
-            clock: AtomicU64::new(1),
+            clock: AtomicU64::new(0),
         }
     }
 
@@ -105,16 +105,16 @@ impl Disk {
 
     /// The time of a use.
     pub(super) fn tick(&self) -> u64 {
-        self.clock.load(Ordering::Relaxed)
+        self.clock.load(Ordering::Relaxed) + 1
     }
 
     /// The time of a store, later than every use before.
     pub(super) fn next_tick(&self) -> u64 {
-        self.clock.fetch_add(1, Ordering::Relaxed) + 1
+        self.clock.fetch_add(2, Ordering::Relaxed) + 2
     }
 
-    /// Goes on from what was recorded before the start.
-    pub(super) fn set_clock(&self, tick: u64) {
-        self.clock.fetch_max(tick, Ordering::Relaxed);
+    /// Goes on after a use that was recorded before the start.
+    pub(super) fn go_on_after(&self, tick: u64) {
+        self.clock.fetch_max(tick.saturating_add(1) & !1, Ordering::Relaxed);
     }
 }

@@ -81,7 +81,11 @@ impl Health {
     /// Why nothing is stored and since when, if so.
     pub(super) fn degraded(&self) -> Option<String> {
         let refusal = lock(&self.refusal);
-        refusal.as_ref().map(|refusal| format!("{} (since {} s after 1970)", refusal.reason, refusal.since))
+        refusal.as_ref().map(|refusal| {
+            let since =
+                i64::try_from(refusal.since).ok().and_then(|since| jiff::Timestamp::from_second(since).ok());
+            format!("{} (since {})", refusal.reason, since.unwrap_or_default())
+        })
     }
 }
 

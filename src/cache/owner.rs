@@ -4,7 +4,7 @@
 //! owner to go.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Mutex;
@@ -80,8 +80,9 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
 fn take_lock(path: &Path) -> io::Result<std::result::Result<File, String>> {
     loop {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(path)?;
+        let mut writer = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        // Held for reading only, so that the file system can still be remounted read-only.
+        let mut file = File::open(path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -93,11 +94,11 @@ fn take_lock(path: &Path) -> io::Result<std::result::Result<File, String>> {
             Err(error) => return Err(error.into()),
         }
         // Between opening and locking, the name may have been given to another file.
+        let held = identity(&file.metadata()?);
         let named = std::fs::symlink_metadata(path);
-        if named.is_ok_and(|named| file.metadata().is_ok_and(|held| identity(&named) == identity(&held))) {
-            file.set_len(0)?;
-            file.rewind()?;
-            writeln!(file, "{}", std::process::id())?;
+        if named.is_ok_and(|named| identity(&named) == held) && identity(&writer.metadata()?) == held {
+            writer.set_len(0)?;
+            writeln!(writer, "{}", std::process::id())?;
             return Ok(Ok(file));
         }
     }

@@ -14,7 +14,7 @@ use std::str::FromStr as _;
 use crate::base::{Digest, chunk_count, chunk_range};
 
 use super::SegmentId;
-use super::chunks::Chunks;
+use super::chunks::{Chunks, SEGMENT_BYTES_MAX};
 use super::disk::{Disk, count};
 use super::map::{self, HEADER_BYTES, Header, RECORD_BYTES, Record, Recorded, Salt};
 use super::owner::make_directory;
@@ -98,7 +98,8 @@ fn recover_segment(
 ) -> Result<StoredSegment, String> {
     let cannot = |error: io::Error| format!("it cannot be read: {error}");
     let bytes = std::fs::read(map_path).map_err(cannot)?;
-    let header = Header::decode(&bytes).filter(|header| header.id == *id);
+    let header =
+        Header::decode(&bytes).filter(|header| header.id == *id && header.bytes <= SEGMENT_BYTES_MAX);
     let Some(header) = header else {
         count(&disk.counters.damaged_chunks);
         return Err("the header of its map is damaged or of another version".to_owned());

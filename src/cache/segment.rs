@@ -244,7 +244,7 @@ impl Segment {
 
     /// Forgets everything.
     pub fn remove_all(&self) {
-        self.stored.unlink_if(self.disk(), |_| true);
+        self.stored.unlink(self.disk());
     }
 
     /// Keeps what is here from being evicted or pruned while the pin lives.

@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::fs::FallocateFlags;
@@ -110,6 +110,8 @@ impl StoredSegment {
             (None, Ok(_)) => {}
             (None, Err(error)) => {
                 disk.sub_used(bytes);
+                // Files that were made for nothing.
+                self.unlink_if(disk, Chunks::is_vacant);
                 disk.health.refused(&format!("cannot write {}", self.data_path.display()), &error);
                 return Stored::Skipped(SkipReason::Degraded);
             }
@@ -246,36 +248,51 @@ impl StoredSegment {
         Ok(rustix::fs::fallocate(data, flags, range.start, range.end - range.start)?)
     }
 
-    /// Unlinks both files, if `still` holds; readers keep the bytes.
+    /// Unlinks both files, if `still` holds; readers keep the bytes. If they cannot be unlinked, nothing has
+    /// happened.
     pub(super) fn unlink_if(&self, disk: &Disk, still: impl FnOnce(&Chunks) -> bool) -> Freed {
-        let (chunks, bytes) = {
+        {
             let mut chunks = self.chunks();
             if chunks.leaving || !chunks.on_disk || !still(&chunks) {
                 return Freed::default();
             }
-            let taken = chunks.take_all();
             chunks.leaving = true;
-            taken
-        };
-        disk.sub_used(bytes);
-        let remove = |path: &PathBuf| match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
-        match remove(&self.map_path).and_then(|()| remove(&self.data_path)) {
-            Ok(()) => self.chunks().leaving = false,
-            // What is still there must not be mixed with what is stored later: nothing is, until the next start.
-            Err(error) => {
-                disk.health.refused(&format!("cannot remove {}", self.data_path.display()), &error);
-            }
         }
+        // The map first: data without one is nothing.
+        let map_gone = remove_file(&self.map_path);
+        let freed = match &map_gone {
+            Ok(()) => self.take_all(disk),
+            Err(_) => Freed::default(),
+        };
+        let gone = map_gone.and_then(|()| remove_file(&self.data_path));
+        self.chunks().leaving = false;
+        if let Err(error) = gone {
+            disk.health.refused(&format!("cannot remove {}", self.data_path.display()), &error);
+        }
+        freed
+    }
+
+    /// Forgets the whole segment, whoever uses it.
+    pub(super) fn unlink(&self, disk: &Disk) {
+        self.unlink_if(disk, |_| true);
+        if self.chunks().on_disk {
+            self.take_all(disk);
+            // The old records are still there. They must not be mixed with later ones: nothing is stored until the
+            // next start.
+            self.chunks().leaving = true;
+        }
+    }
+
+    fn take_all(&self, disk: &Disk) -> Freed {
+        let (chunks, bytes) = self.chunks().take_all();
+        disk.sub_used(bytes);
         Freed { chunks, bytes }
     }
 
     /// Forgets `chunks`, whoever uses them.
     pub(super) fn remove(&self, disk: &Disk, chunks: Range<u64>) {
         if self.chunks().handed_over {
-            self.unlink_if(disk, |_| true);
+            self.unlink(disk);
             return;
         }
         let mut ours = Vec::new();
@@ -383,6 +400,14 @@ impl StoredSegment {
             tracing::warn!(path = %self.data_path.display(), chunk, why, "a damaged chunk is dropped");
             self.remove(disk, *chunk..*chunk + 1);
         }
+    }
+}
+
+/// Removes a file, which may be gone already.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

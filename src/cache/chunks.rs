@@ -224,6 +224,21 @@ impl Chunks {
             .collect()
     }
 
+    /// The longest runs of chunks of which nothing is here.
+    pub(super) fn absent_runs(&self) -> Vec<Range<u64>> {
+        let mut runs = Vec::new();
+        let mut start = 0;
+        for chunk in 0..=chunk_count(self.bytes) {
+            if chunk == chunk_count(self.bytes) || !self.is(chunk, State::Absent) {
+                if start < chunk {
+                    runs.push(start..chunk);
+                }
+                start = chunk + 1;
+            }
+        }
+        runs
+    }
+
     /// Absent → Writing, for one storer.
     pub(super) fn begin_store(&mut self, chunk: u64) -> Result<(), SkipReason> {
         if self.length(chunk) == 0 {

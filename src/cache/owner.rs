@@ -89,7 +89,7 @@ fn take_lock(path: &Path) -> io::Result<std::result::Result<File, String>> {
                 let mut text = String::new();
                 file.read_to_string(&mut text)?;
                 let pid = text.trim();
-                return Ok(Err(if pid.is_empty() { "(starting)".to_owned() } else { pid.to_owned() }));
+                return Ok(Err(if pid.is_empty() { "(unknown)".to_owned() } else { pid.to_owned() }));
             }
             Err(error) => return Err(error.into()),
         }
@@ -97,8 +97,11 @@ fn take_lock(path: &Path) -> io::Result<std::result::Result<File, String>> {
         let held = identity(&file.metadata()?);
         let named = std::fs::symlink_metadata(path);
         if named.is_ok_and(|named| identity(&named) == held) && identity(&writer.metadata()?) == held {
-            writer.set_len(0)?;
-            writeln!(writer, "{}", std::process::id())?;
+            // For who finds the directory taken; the lock holds without it, on a full disk too.
+            let pid = std::process::id();
+            if let Err(error) = writer.set_len(0).and_then(|()| writeln!(writer, "{pid}")) {
+                tracing::warn!(path = %path.display(), %error, "cannot write the owner's process id");
+            }
             return Ok(Ok(file));
         }
     }

@@ -5,19 +5,18 @@
 //! were not durable are believed only within the boot that wrote them (see `map`).
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
-use crate::base::{Digest, chunk_count, chunk_range};
+use crate::base::{CHUNK_BYTES, Digest, chunk_count, chunk_range};
 
 use super::SegmentId;
 use super::chunks::{Chunks, SEGMENT_BYTES_MAX};
 use super::disk::{Disk, count};
 use super::map::{self, HEADER_BYTES, Header, RECORD_BYTES, Record, Recorded, Salt};
-use super::owner::make_directory;
 use super::stored::StoredSegment;
 
 /// The two files of a segment, as far as they were found.
@@ -30,9 +29,10 @@ struct Found {
 /// All segments with at least one chunk. What is damaged, unowned or empty is removed.
 pub(super) fn recover_segments(disk: &Disk) -> io::Result<Vec<StoredSegment>> {
     let root = disk.paths.segments();
-    make_directory(&root)?;
     let mut found = BTreeMap::new();
-    collect(disk, &root, &mut found)?;
+    if root.try_exists()? {
+        collect(disk, &root, &mut found)?;
+    }
     let mut segments = Vec::new();
     for (id, files) in found {
         match files {
@@ -105,7 +105,7 @@ fn recover_segment(
         return Err("the header of its map is damaged or of another version".to_owned());
     };
     let same_boot = header.boot.is_some() && header.boot == disk.boot;
-    let length = std::fs::metadata(data_path).map_err(cannot)?.len();
+    let data = std::fs::metadata(data_path).map_err(cannot)?;
     let mut chunks = Chunks::new(header.bytes);
     let mut stale = Vec::new();
     let salt = Salt::new(id, header.bytes);
@@ -114,7 +114,7 @@ fn recover_segment(
         match Record::decode(bytes, salt, chunk) {
             Recorded::Absent => {}
             Recorded::Present(record)
-                if (record.durable || same_boot) && chunk_range(chunk, header.bytes).end <= length =>
+                if (record.durable || same_boot) && chunk_range(chunk, header.bytes).end <= data.len() =>
             {
                 chunks.recover(chunk, record);
             }
@@ -130,34 +130,62 @@ fn recover_segment(
         return Err("nothing in it is to be believed".to_owned());
     }
     // Readers of a file that was handed over outlive a process, but not the kernel.
-    chunks.handed_over = header.handed_over && same_boot;
+    let rebooted = header.boot.is_some() && disk.boot.is_some() && !same_boot;
+    chunks.handed_over = header.handed_over && !rebooted;
     chunks.on_disk = true;
-    let header = Header { handed_over: chunks.handed_over, boot: disk.boot, ..header };
+    let settled = Header { handed_over: chunks.handed_over, boot: disk.boot, ..header.clone() };
     let segment = StoredSegment::with_chunks(disk, id.clone(), header.bytes, chunks);
-    settle(&segment, &header, length, &stale).map_err(|error| format!("it cannot be brought up: {error}"))?;
+    let settle = || -> io::Result<()> {
+        settle_map(&segment, (settled != header).then_some(&settled), &stale)?;
+        settle_data(&segment, &data)
+    };
+    settle().map_err(|error| format!("it cannot be brought up: {error}"))?;
     Ok(segment)
 }
 
-/// Brings the files in line with what is believed. The stale records go before the header vouches, with this
+/// Brings the map in line with what is believed. The stale records go before the header vouches, with this
 /// boot, for those that are not durable.
-fn settle(segment: &StoredSegment, header: &Header, length: u64, stale: &[u64]) -> io::Result<()> {
-    let open = |path: &Path| -> io::Result<File> { OpenOptions::new().read(true).write(true).open(path) };
+fn settle_map(segment: &StoredSegment, header: Option<&Header>, stale: &[u64]) -> io::Result<()> {
+    if header.is_none() && stale.is_empty() {
+        return Ok(());
+    }
     let map = open(&segment.map_path)?;
     for chunk in stale {
         map.write_all_at(&map::ABSENT, map::record_offset(*chunk))?;
     }
-    map.write_all_at(&header.encode(), 0)?;
-    if length == segment.bytes && stale.is_empty() {
+    match header {
+        Some(header) => map.write_all_at(&header.encode(), 0),
+        None => Ok(()),
+    }
+}
+
+/// Gives the data file its length, and back to the file system what it holds beyond the chunks that are here:
+/// an eviction or a store was cut short between the record and the bytes.
+fn settle_data(segment: &StoredSegment, found: &Metadata) -> io::Result<()> {
+    let (present_bytes, absent, handed_over) = {
+        let chunks = segment.chunks();
+        (chunks.present_bytes(), chunks.absent_runs(), chunks.handed_over)
+    };
+    // `st_blocks` counts 512 bytes each. Half a chunk more is what file systems take for their own purposes.
+    let crowded = found.blocks() * 512 > present_bytes + CHUNK_BYTES / 2 && !handed_over;
+    if found.len() == segment.bytes && !crowded {
         return Ok(());
     }
     let data = open(&segment.data_path)?;
-    if length != segment.bytes {
+    if found.len() != segment.bytes {
         data.set_len(segment.bytes)?;
     }
-    if !header.handed_over {
-        for chunk in stale {
-            segment.punch(&data, *chunk)?;
+    if crowded {
+        for chunks in absent {
+            if let Err(error) = segment.punch(&data, chunks) {
+                tracing::warn!(path = %segment.data_path.display(), %error, "cannot give back unused bytes");
+                break;
+            }
         }
     }
     Ok(())
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
 }

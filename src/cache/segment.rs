@@ -127,23 +127,24 @@ impl Segment {
     /// failed; they are then dropped.
     fn with_chunks(&self, chunks: Range<u64>, mut read: impl FnMut(&File) -> io::Result<()>) -> bool {
         let disk = self.disk();
-        let (incarnation, unchecked) = {
+        let (incarnation, unchecked, data) = {
             let mut table = self.stored.chunks();
             if !table.begin_read(chunks.clone(), disk.tick()) {
                 return false;
             }
-            (table.incarnation, table.unchecked(chunks.clone()))
+            (table.incarnation, table.unchecked(chunks.clone()), table.data.clone())
         };
         let mut damaged = Vec::new();
         let mut vanished = false;
-        let mut why = String::from("its bytes are not those that were stored");
-        match self.stored.open_data(incarnation) {
+        let mut why = None;
+        let data = data.map_or_else(|| self.stored.open_data(incarnation), |data| Ok(Some(data)));
+        match data {
             Ok(Some(data)) => {
                 damaged.extend(unchecked.into_iter().filter(|chunk| !self.check(&data, incarnation, *chunk)));
                 if damaged.is_empty()
                     && let Err(error) = read(&data)
                 {
-                    why = format!("it cannot be read: {error}");
+                    why = Some(format!("it cannot be read: {error}"));
                     damaged.extend(chunks.clone());
                 }
             }
@@ -155,7 +156,7 @@ impl Segment {
                 tracing::warn!(%error, "a cache file cannot be opened for want of descriptors");
             }
             Err(error) => {
-                why = format!("its file cannot be opened: {error}");
+                why = Some(format!("its file cannot be opened: {error}"));
                 damaged.extend(chunks.clone());
             }
         }
@@ -164,7 +165,8 @@ impl Segment {
             if table.incarnation == incarnation { table.end_read(chunks) } else { Vec::new() }
         };
         self.stored.clear(disk, incarnation, &ours);
-        self.stored.drop_damaged(disk, incarnation, &damaged, &why);
+        let why = why.as_deref().unwrap_or("its bytes are not those that were stored");
+        self.stored.drop_damaged(disk, incarnation, &damaged, why);
         damaged.is_empty() && !vanished
     }
 

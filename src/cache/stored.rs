@@ -88,7 +88,7 @@ impl StoredSegment {
             if write.is_err() {
                 // As if nothing had been written, as far as the disk lets us: the record first.
                 let cleared = files.map.write_all_at(&map::ABSENT, map::record_offset(chunk));
-                let _ = cleared.and_then(|()| self.punch(&files.data, chunk));
+                let _ = cleared.and_then(|()| self.punch(&files.data, chunk..chunk + 1));
             }
             write.map(|()| true)
         });
@@ -156,8 +156,8 @@ impl StoredSegment {
         let open = |path| OpenOptions::new().read(true).write(true).open(path);
         let opened = open(&self.data_path).and_then(|data| Ok(Files { data, map: open(&self.map_path)? }));
         let mut chunks = self.chunks();
-        // A change under way keeps the incarnation's files from being unlinked only by being in it; so the
-        // names led to this incarnation's files if it still lasts.
+        // Files are unlinked only after `leaving` is set, and others made only in a later incarnation: so, seen now,
+        // the names led to this one's files.
         if chunks.incarnation != incarnation || chunks.leaving {
             return Ok(None);
         }
@@ -235,17 +235,18 @@ impl StoredSegment {
         // Not synced, which is dear: after a power loss the record may be there again and the bytes not. The
         // chunk's digest finds that at its first use.
         files.map.write_all_at(&map::ABSENT, map::record_offset(chunk))?;
-        if let Err(error) = self.punch(&files.data, chunk) {
+        if let Err(error) = self.punch(&files.data, chunk..chunk + 1) {
             tracing::warn!(path = %self.data_path.display(), %error, "cannot give back the bytes of a chunk");
         }
         Ok(())
     }
 
-    /// Gives the bytes of a chunk back to the file system.
-    pub(super) fn punch(&self, data: &File, chunk: u64) -> io::Result<()> {
-        let range = chunk_range(chunk, self.bytes);
+    /// Gives the bytes of `chunks`, which are not empty, back to the file system.
+    pub(super) fn punch(&self, data: &File, chunks: Range<u64>) -> io::Result<()> {
+        let start = chunk_range(chunks.start, self.bytes).start;
+        let end = chunk_range(chunks.end.saturating_sub(1), self.bytes).end;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(rustix::fs::fallocate(data, flags, range.start, range.end - range.start)?)
+        Ok(rustix::fs::fallocate(data, flags, start, end - start)?)
     }
 
     /// Unlinks both files, if `still` holds; readers keep the bytes. If they cannot be unlinked, nothing has
@@ -354,12 +355,12 @@ impl StoredSegment {
         }
         chunks.names_durable |= result.is_ok();
         let ours = chunks.end_sync(&records, result.is_ok());
-        if let Err(error) = result {
+        if result.is_err() {
             chunks.distrust_unsynced();
-            drop(chunks);
-            tracing::warn!(path = %self.data_path.display(), %error, "cannot sync a cache file");
-        } else {
-            drop(chunks);
+        }
+        drop(chunks);
+        if let Err(error) = result {
+            disk.health.refused(&format!("cannot sync {}", self.data_path.display()), &error);
         }
         self.clear(disk, incarnation, &ours);
     }

@@ -310,3 +310,31 @@ fn a_smaller_bound_than_before_holds_from_the_start() {
     assert!(cache.info().used_bytes <= 2 * CHUNK_BYTES);
     assert!(cache.info().chunks > 0);
 }
+
+#[test]
+fn bytes_without_a_record_are_given_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = open(directory.path());
+    let content = content(1, 9 * CHUNK_BYTES + 5);
+    let segment = cache.segment(&id(0), content.len() as u64).unwrap();
+    store(&segment, &content, 4);
+    let path = cache.paths().data(&id(0));
+    drop((segment, cache));
+    // As after a kill between the bytes of a chunk and its record, many times.
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&content[..3 * CHUNK_BYTES as usize], 0).unwrap();
+    file.write_all_at(part(&content, 8 * CHUNK_BYTES..9 * CHUNK_BYTES + 5), 8 * CHUNK_BYTES).unwrap();
+    file.sync_data().unwrap();
+    let cache = open(directory.path());
+    assert!(blocks_bytes(&path) <= CHUNK_BYTES + 8192, "{}", blocks_bytes(&path));
+    let segment = cache.segment(&id(0), content.len() as u64).unwrap();
+    assert!(hit_chunk(&segment, &content, 4));
+    store_all_but(&segment, &content, 4);
+    assert!(hit(&segment, &content, 0..content.len() as u64));
+}
+
+fn store_all_but(segment: &Segment, content: &[u8], but: u64) {
+    for chunk in (0..segment.chunk_count()).filter(|chunk| *chunk != but) {
+        assert_eq!(store(segment, content, chunk), Stored::Stored);
+    }
+}

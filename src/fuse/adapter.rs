@@ -1,0 +1,501 @@
+//! From FUSE requests to [`Filesystem`] and back.
+//!
+//! Nothing here waits for the network: see `read`. A handler that panics answers EIO and the rest goes on;
+//! fuser would lose the thread.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use crate::fs::{Filesystem, FsError, FsResult, Handed, OpenFiles, OpenMode};
+use crate::tree::Ino;
+
+use super::convert::{TTL, errno, file_attr, file_type, no_entry};
+use super::tuning;
+
+/// No state hangs on a handle: everything follows from the inode.
+const NO_HANDLE: FileHandle = FileHandle(0);
+
+/// Inode numbers are never given to another inode.
+const GENERATION: Generation = Generation(0);
+
+thread_local! {
+    /// The bytes of one reply, kept from read to read.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Adapter {
+    fs: Arc<Filesystem>,
+    open_files: Arc<OpenFiles<BackingId>>,
+    runtime: Handle,
+    /// Whether the kernel takes files to read by itself.
+    passthrough: AtomicBool,
+    /// After this a read is answered, whatever happens.
+    read_limit: Option<Duration>,
+}
+
+impl Adapter {
+    pub(super) fn new(fs: Arc<Filesystem>, open_files: Arc<OpenFiles<BackingId>>, runtime: Handle) -> Self {
+        let read_limit = tuning::read_limit();
+        Self { fs, open_files, runtime, passthrough: AtomicBool::new(false), read_limit }
+    }
+
+    pub(super) fn filesystem(&self) -> &Arc<Filesystem> {
+        &self.fs
+    }
+
+    fn open_file(&self, ino: Ino, reply: ReplyOpen) {
+        // Content may start tasks.
+        let _runtime = self.runtime.enter();
+        let layer = match self.fs.opened(ino) {
+            Ok(layer) => layer,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        match self.open_files.open(ino, || self.hand_over(layer, &reply)) {
+            OpenMode::Cached => {
+                reply.opened(NO_HANDLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+            }
+            OpenMode::Direct(handed) => {
+                reply.opened_passthrough(NO_HANDLE, FopenFlags::FOPEN_NOFLUSH, &handed.backing);
+            }
+        }
+    }
+
+    /// Gives the file of `layer` to the kernel, if it is complete and the kernel takes it.
+    fn hand_over(&self, layer: usize, reply: &ReplyOpen) -> Option<Handed<BackingId>> {
+        if !self.passthrough.load(Ordering::Relaxed) {
+            return None;
+        }
+        let file = self.fs.content().direct(layer)?;
+        match reply.open_backing(&file.file) {
+            Ok(backing) => Some(Handed { backing, file }),
+            Err(error) => {
+                // Without the privilege, or with a cache on a stacked file system, it never works; a lack
+                // of memory or descriptors passes.
+                if !is_passing(&error) {
+                    self.passthrough.store(false, Ordering::Relaxed);
+                }
+                tracing::debug!("the kernel does not take a cache file ({error}), so it is read through us");
+                None
+            }
+        }
+    }
+
+    fn read_file(&self, ino: Ino, offset: u64, length: u32, reply: ReplyData) {
+        let _runtime = self.runtime.enter();
+        let (answer, reply) =
+            BUFFER.with_borrow_mut(|buffer| match self.fs.read_cached(ino, offset, length, buffer) {
+                Ok(true) => {
+                    reply.data(buffer);
+                    (Ok(true), None)
+                }
+                other => (other, Some(reply)),
+            });
+        let Some(reply) = reply else { return };
+        if let Err(error) = answer {
+            return reply.error(errno(&error));
+        }
+        let (fs, read_limit) = (Arc::clone(&self.fs), self.read_limit);
+        self.runtime.spawn(async move {
+            match bounded_read(&fs, ino, offset, length, read_limit).await {
+                Ok(bytes) => reply.data(&bytes),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+}
+
+async fn bounded_read(
+    fs: &Filesystem,
+    ino: Ino,
+    offset: u64,
+    length: u32,
+    read_limit: Option<Duration>,
+) -> FsResult<Vec<u8>> {
+    let read = fs.read(ino, offset, length);
+    match read_limit {
+        None => read.await,
+        Some(limit) => match tokio::time::timeout(limit, read).await {
+            Ok(result) => result,
+            Err(_) => Err(fs.read_timed_out(ino, offset, limit)),
+        },
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        error.raw_os_error().map(Errno::from_raw_os_error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR)
+    )
+}
+
+/// Runs a handler. If it panics, its reply is dropped, and a reply that is dropped answers EIO.
+fn guarded(operation: &str, handler: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(handler)).is_err() {
+        tracing::error!("a bug: {operation} panicked; it is answered with an I/O error");
+    }
+}
+
+fn ino(number: INodeNo) -> Ino {
+    Ino(number.0)
+}
+
+fn reply_bytes(result: FsResult<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    match result {
+        Err(error) => reply.error(errno(&error)),
+        Ok(bytes) => match u32::try_from(bytes.len()) {
+            Ok(length) if size == 0 => reply.size(length),
+            Ok(length) if length <= size => reply.data(&bytes),
+            _ => reply.error(errno(&FsError::Range)),
+        },
+    }
+}
+
+fn read_only() -> Errno {
+    errno(&FsError::ReadOnly)
+}
+
+impl fuser::Filesystem for Adapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        *self.passthrough.get_mut() = tuning::configure(config);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        guarded("lookup", || match self.fs.lookup(ino(parent), name) {
+            Ok(attributes) => reply.entry(&TTL, &file_attr(&attributes), GENERATION),
+            Err(FsError::NotFound) => reply.entry(&TTL, &no_entry(), GENERATION),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        guarded("getattr", || match self.fs.attributes(ino(number)) {
+            Ok(attributes) => reply.attr(&TTL, &file_attr(&attributes)),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
+        guarded("readlink", || match self.fs.read_link(ino(number)) {
+            Ok(target) => reply.data(target),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn open(&self, _: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        guarded("open", || {
+            let truncates = rustix::fs::OFlags::TRUNC.bits().cast_signed();
+            if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & truncates != 0 {
+                return reply.error(read_only());
+            }
+            self.open_file(ino(number), reply);
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        guarded("read", || self.read_file(ino(number), offset, size, reply));
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        guarded("release", || {
+            self.open_files.close(ino(number));
+            reply.ok();
+        });
+    }
+
+    fn opendir(&self, _: &Request, number: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        guarded("opendir", || match self.fs.read_directory(ino(number), 0, |_| false) {
+            Ok(()) => {
+                reply.opened(NO_HANDLE, FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
+            }
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        guarded("readdir", || {
+            let read = self.fs.read_directory(ino(number), offset, |entry| {
+                let attributes = &entry.attributes;
+                let kind = file_type(attributes.kind);
+                !reply.add(INodeNo(attributes.ino.0), entry.next_offset, kind, entry.name)
+            });
+            match read {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        number: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        guarded("readdirplus", || {
+            let read = self.fs.read_directory(ino(number), offset, |entry| {
+                let attributes = file_attr(&entry.attributes);
+                !reply.add(attributes.ino, entry.next_offset, entry.name, &TTL, &attributes, GENERATION)
+            });
+            match read {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        guarded("statfs", || {
+            let statistics = self.fs.statistics();
+            let (block_bytes, name_bytes_max) = (statistics.block_bytes, 255);
+            reply.statfs(
+                statistics.blocks,
+                0,
+                0,
+                statistics.files,
+                0,
+                block_bytes,
+                name_bytes_max,
+                block_bytes,
+            );
+        });
+    }
+
+    fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        guarded("getxattr", || reply_bytes(self.fs.xattr(ino(number), name), size, reply));
+    }
+
+    fn listxattr(&self, _: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        guarded("listxattr", || reply_bytes(self.fs.xattr_names(ino(number)), size, reply));
+    }
+
+    // What the kernel does by itself once it is told that nobody else does.
+
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn lseek(&self, _: &Request, _: INodeNo, _: FileHandle, _: i64, _: i32, reply: ReplyLseek) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: PollNotifier,
+        _: PollEvents,
+        _: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn bmap(&self, _: &Request, _: INodeNo, _: u32, _: u64, reply: ReplyBmap) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn getlk(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: LockOwner,
+        _: u64,
+        _: u64,
+        _: i32,
+        _: u32,
+        reply: ReplyLock,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn setlk(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: LockOwner,
+        _: u64,
+        _: u64,
+        _: i32,
+        _: u32,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: IoctlFlags,
+        _: u32,
+        _: &[u8],
+        _: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+
+    // What would change something. The kernel refuses most of it before it comes here.
+
+    fn setattr(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u32>,
+        _: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        reply.error(read_only());
+    }
+
+    fn mknod(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(read_only());
+    }
+
+    fn mkdir(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
+        reply.error(read_only());
+    }
+
+    fn unlink(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(read_only());
+    }
+
+    fn rmdir(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(read_only());
+    }
+
+    fn symlink(&self, _: &Request, _: INodeNo, _: &OsStr, _: &Path, reply: ReplyEntry) {
+        reply.error(read_only());
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: &OsStr,
+        _: INodeNo,
+        _: &OsStr,
+        _: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(read_only());
+    }
+
+    fn link(&self, _: &Request, _: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        reply.error(read_only());
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        reply.error(read_only());
+    }
+
+    fn create(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
+        reply.error(read_only());
+    }
+
+    fn setxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: &[u8], _: i32, _: u32, reply: ReplyEmpty) {
+        reply.error(read_only());
+    }
+
+    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(read_only());
+    }
+
+    fn fallocate(&self, _: &Request, _: INodeNo, _: FileHandle, _: u64, _: u64, _: i32, reply: ReplyEmpty) {
+        reply.error(read_only());
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: INodeNo,
+        _: FileHandle,
+        _: u64,
+        _: u64,
+        _: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(read_only());
+    }
+}

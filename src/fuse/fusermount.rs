@@ -132,14 +132,21 @@ fn wait(program: &str, mut child: Child) -> Result<(), Failure> {
 }
 
 fn explain(failure: &Failure, target: &Path, spec: &MountSpec) -> Error {
-    let mut message = format!("cannot mount on {}: {}", target.display(), failure.message);
-    if spec.allow_other && failure.message.contains("allow_other") {
-        message.push_str(
-            "; add a line user_allow_other to /etc/fuse.conf, or mount as root, or leave out --allow-other",
-        );
-    } else if failure.message.contains("permission") || failure.message.contains("Permission") {
-        message.push_str("; the mount point has to belong to you and be writable");
-    }
+    let said = &failure.message;
+    let denied = said.to_ascii_lowercase().contains("permission");
+    let remedy = if spec.allow_other && said.contains("allow_other") {
+        "add a line user_allow_other to /etc/fuse.conf, or mount as root, or leave out --allow-other"
+    } else if said.contains("/dev/fuse") && denied {
+        "this user may not open it: as root, chmod 0666 /dev/fuse, or add the user to the group that may"
+    } else if said.contains("/dev/fuse") || said.contains("device not found") {
+        "load the kernel's module (modprobe fuse); for a container, pass the device in (--device /dev/fuse)"
+    } else if denied || said.contains("no write access") {
+        "the mount point has to belong to you and be writable"
+    } else {
+        ""
+    };
+    let separator = if remedy.is_empty() { "" } else { "; " };
+    let message = format!("cannot mount on {}: {said}{separator}{remedy}", target.display());
     Error::new(failure.kind, message)
 }
 
@@ -175,10 +182,18 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_allow_other_names_the_file_to_change() {
+    fn what_was_refused_comes_with_its_own_remedy() {
         let spec = MountSpec { target: "/x".into(), source_name: "a".into(), allow_other: true };
-        let failure = Failure { kind: ErrorKind::Io, message: "option allow_other only allowed if".into() };
-        let error = explain(&failure, Path::new("/x"), &spec).to_string();
-        assert!(error.contains("/etc/fuse.conf"), "{error}");
+        for (said, remedy) in [
+            ("option allow_other only allowed if 'user_allow_other' is set", "/etc/fuse.conf"),
+            ("failed to open /dev/fuse: Permission denied", "chmod 0666"),
+            ("fuse: device not found, try 'modprobe fuse' first", "--device /dev/fuse"),
+            ("mount failed: Permission denied", "belong to you"),
+            ("user has no write access to mountpoint /x", "belong to you"),
+        ] {
+            let failure = Failure { kind: ErrorKind::Io, message: said.into() };
+            let error = explain(&failure, Path::new("/x"), &spec).to_string();
+            assert!(error.contains(said) && error.contains(remedy), "{error}");
+        }
     }
 }

@@ -4,5 +4,6 @@
 #![expect(unreachable_pub, reason = "the tests are one binary; its modules share what they make public")]
 
 mod content;
+mod fuse;
 mod model;
 mod support;

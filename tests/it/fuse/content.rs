@@ -1,0 +1,172 @@
+//! Content in memory that refuses what the filesystem must never ask, and fails or waits on command.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Write as _;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use refmount::base::{Algorithm, Digest, Error, ErrorKind, Result};
+use refmount::content::{DirectFile, Standing};
+use refmount::fs::FileContent;
+use tokio::sync::watch;
+
+/// A file's bytes and how they are to be had.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) digest: Digest,
+    bytes: Mutex<Vec<u8>>,
+    behaviour: Mutex<Behaviour>,
+    pub(super) opened: AtomicUsize,
+    pub(super) reads: AtomicUsize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behaviour {
+    /// Answered from the cache.
+    Cached,
+    /// Answered by a task.
+    Remote,
+    /// Waits until the content is released.
+    Stuck,
+    /// The registry is gone.
+    Failing,
+    /// Panics on the thread that serves the kernel.
+    Panicking,
+    /// Panics in the task.
+    PanickingRemotely,
+    /// The kernel may read the file itself; a read that comes here is refused.
+    Direct,
+}
+
+type Callback = Box<dyn Fn(usize) + Send + Sync>;
+
+pub(super) struct MemoryContent {
+    pub(super) layers: Vec<Layer>,
+    released: watch::Sender<bool>,
+    rejected: Mutex<Vec<Callback>>,
+    handed_over: AtomicUsize,
+}
+
+impl std::fmt::Debug for MemoryContent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryContent").finish_non_exhaustive()
+    }
+}
+
+impl MemoryContent {
+    pub(super) fn new(files: &[Vec<u8>]) -> Self {
+        let digests: HashSet<_> = files.iter().map(|bytes| Digest::of(Algorithm::Sha256, bytes)).collect();
+        assert_eq!(digests.len(), files.len(), "files of a test differ");
+        let layers = files.iter().map(|bytes| Layer {
+            digest: Digest::of(Algorithm::Sha256, bytes),
+            bytes: Mutex::new(bytes.clone()),
+            behaviour: Mutex::new(Behaviour::Cached),
+            opened: AtomicUsize::new(0),
+            reads: AtomicUsize::new(0),
+        });
+        Self {
+            layers: layers.collect(),
+            released: watch::Sender::new(false),
+            rejected: Mutex::default(),
+            handed_over: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn behave(&self, layer: usize, behaviour: Behaviour) {
+        *self.layers[layer].behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// Lets all reads go on that are stuck.
+    pub(super) fn release(&self) {
+        self.released.send_replace(true);
+    }
+
+    /// Replaces the bytes of a layer and says that those served before were wrong.
+    pub(super) fn reject(&self, layer: usize, right: Vec<u8>) {
+        *self.layers[layer].bytes.lock().unwrap() = right;
+        for callback in self.rejected.lock().unwrap().iter() {
+            callback(layer);
+        }
+    }
+
+    /// How many files were given to the kernel and not taken back.
+    pub(super) fn handed_over(&self) -> usize {
+        self.handed_over.load(Ordering::SeqCst)
+    }
+
+    fn behaviour(&self, layer: usize) -> Behaviour {
+        *self.layers[layer].behaviour.lock().unwrap()
+    }
+
+    fn bytes(&self, layer: usize, range: &Range<u64>) -> Vec<u8> {
+        assert!(!range.is_empty(), "an empty range needs no content");
+        self.layers[layer].reads.fetch_add(1, Ordering::SeqCst);
+        let bytes = self.layers[layer].bytes.lock().unwrap();
+        let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
+        bytes.get(range).expect("a range within the file").to_vec()
+    }
+}
+
+#[async_trait]
+impl FileContent for MemoryContent {
+    fn read_cached(&self, layer: usize, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
+        match self.behaviour(layer) {
+            Behaviour::Cached => {}
+            Behaviour::Panicking => panic!("as the test wants it"),
+            Behaviour::Direct => {
+                return Err(Error::new(ErrorKind::Io, "the kernel was to read this itself"));
+            }
+            _ => return Ok(false),
+        }
+        buffer.clear();
+        buffer.extend(self.bytes(layer, &range));
+        Ok(true)
+    }
+
+    async fn read(self: Arc<Self>, layer: usize, range: Range<u64>) -> Result<Vec<u8>> {
+        match self.behaviour(layer) {
+            Behaviour::Stuck => {
+                self.released.subscribe().wait_for(|released| *released).await.unwrap();
+            }
+            Behaviour::Failing => return Err(Error::new(ErrorKind::Unavailable, "the registry is gone")),
+            Behaviour::PanickingRemotely => panic!("as the test wants it"),
+            Behaviour::Cached | Behaviour::Remote | Behaviour::Panicking | Behaviour::Direct => {}
+        }
+        Ok(self.bytes(layer, &range))
+    }
+
+    fn opened(self: Arc<Self>, layer: usize) {
+        // Content starts tasks here, which takes a runtime.
+        let opened = Arc::clone(&self);
+        tokio::spawn(async move { opened.layers[layer].opened.fetch_add(1, Ordering::SeqCst) });
+    }
+
+    fn direct(&self, layer: usize) -> Option<DirectFile> {
+        if self.behaviour(layer) != Behaviour::Direct {
+            return None;
+        }
+        let mut file: File = tempfile::tempfile().unwrap();
+        file.write_all(&self.layers[layer].bytes.lock().unwrap()).unwrap();
+        self.handed_over.fetch_add(1, Ordering::SeqCst);
+        Some(DirectFile { file })
+    }
+
+    fn digest(&self, layer: usize) -> &Digest {
+        &self.layers[layer].digest
+    }
+
+    fn cached_bytes(&self, layer: usize) -> u64 {
+        self.layers[layer].bytes.lock().unwrap().len() as u64
+    }
+
+    fn standing(&self, _layer: usize) -> Standing {
+        Standing::Pending
+    }
+
+    fn on_rejected(&self, callback: Callback) {
+        self.rejected.lock().unwrap().push(callback);
+    }
+}

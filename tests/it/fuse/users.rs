@@ -1,0 +1,92 @@
+//! Who may mount and who may look.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+use std::process::Command;
+
+use refmount::fuse::{MOUNT_TYPE, mount_at, unmount_target};
+
+use super::fixture::{Fixture, Options, filesystem, run, start};
+
+const NOBODY: u32 = 65_534;
+
+fn as_nobody(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(program);
+    command
+}
+
+fn let_pass(directory: &Path) {
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn another_user_looks_only_with_allow_other() {
+    for allow_other in [false, true] {
+        let fixture = Fixture::with(Options { allow_other, ..Options::default() });
+        let_pass(fixture.target.parent().unwrap());
+        let output = as_nobody("cat").arg(fixture.path(0)).output().unwrap();
+        assert_eq!(output.status.success(), allow_other, "{output:?}");
+        let expected: &[u8] = if allow_other { &fixture.files[0] } else { b"" };
+        assert_eq!(output.stdout, expected);
+        assert_eq!(fs::read(fixture.path(0)).unwrap(), fixture.files[0]);
+    }
+}
+
+/// Gives a program a device that every user may open, as most machines have it, without changing the
+/// machine: DIRECTORY PROGRAM ARGUMENTS.
+const OWN_DEVICE: &str = r#"
+set -e
+mount -t tmpfs -o mode=755,dev tmpfs "$1"
+mknod -m 666 "$1/fuse" c 10 229
+mount --bind "$1/fuse" /dev/fuse
+shift
+exec setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"
+"#;
+
+/// As root, runs itself again as another user.
+#[test]
+fn a_user_mounts_through_fusermount() {
+    const NAME: &str = "fuse::users::a_user_mounts_through_fusermount";
+    const PLACE: &str = "REFMOUNT_TEST_PLACE";
+    if rustix::process::geteuid().is_root() {
+        let directory = tempfile::tempdir().unwrap();
+        let_pass(directory.path());
+        let binary = directory.path().join("tests");
+        fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+        let place = directory.path().join("place, with a comma");
+        fs::create_dir(&place).unwrap();
+        chown(&place, Some(NOBODY), Some(NOBODY)).unwrap();
+        let device = directory.path().join("device");
+        fs::create_dir(&device).unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--", "sh", "-c", OWN_DEVICE, "sh"]).arg(&device).arg(&binary);
+        let printed = run(command.args([NAME, "--exact", "--nocapture"]).env(PLACE, &place));
+        assert!(printed.contains("1 passed"), "{printed}");
+        return;
+    }
+    let place = match std::env::var_os(PLACE) {
+        Some(place) => place.into(),
+        None => tempfile::tempdir().unwrap().keep(),
+    };
+    let (shown, _, files) = filesystem(Options::default());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mount = start(shown, &place, false, &runtime).unwrap();
+    for (path, bytes) in [("config.json", &files[0]), ("model/one.safetensors", &files[1])] {
+        assert!(fs::read(place.join(path)).unwrap() == *bytes);
+    }
+    let entry = mount_at(&fs::canonicalize(&place).unwrap()).unwrap().unwrap();
+    assert_eq!(entry.mount_type, MOUNT_TYPE);
+    assert_eq!(entry.source.to_str(), Some(super::fixture::REFERENCE));
+    runtime.block_on(mount.unmount()).unwrap();
+    runtime.block_on(mount.ended());
+    assert!(!unmount_target(&place).unwrap());
+
+    let (refused, ..) = filesystem(Options::default());
+    let error = start(refused, &place, true, &runtime).map(drop).unwrap_err();
+    assert!(error.to_string().contains("/etc/fuse.conf"), "{error}");
+    let (refused, ..) = filesystem(Options::default());
+    let error = start(refused, Path::new("/usr"), false, &runtime).map(drop).unwrap_err();
+    assert!(error.to_string().contains("has to belong to you"), "{error}");
+}

@@ -7,6 +7,7 @@
 //! kernel checks permissions.
 
 mod adapter;
+mod attachment;
 mod convert;
 mod fusermount;
 mod invalidate;
@@ -27,7 +28,7 @@ use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::fs::{Filesystem, OpenFiles};
 use crate::tree::Ino;
 
-use mount::Attachment;
+use attachment::Attachment;
 
 pub use mount::{check_target, unmount_target};
 pub use mountinfo::{MOUNT_TYPE, MountEntry, mount_at, mounts};

@@ -1,53 +1,23 @@
 //! Mounting and unmounting: by the system calls as root, through `fusermount3` otherwise.
 
 use std::ffi::CString;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::MountFlags;
 
 use crate::base::{CHUNK_BYTES, Error, ErrorKind, Result, ResultExt as _};
 
-use super::mountinfo::{self, MOUNT_TYPE, MountEntry, mount_at, mounts, quoted};
+use super::attachment::{Attachment, detach, is_dead};
+use super::mountinfo::{MOUNT_TYPE, mount_at, quoted};
 use super::{MountSpec, fusermount};
 
 const DEVICE: &str = "/dev/fuse";
 
 /// Mounts of ours that are cleared away at one mount point before giving up: each crash leaves one.
 const DEAD_MOUNTS_MAX: usize = 16;
-
-/// A mount in the kernel's table.
-#[derive(Debug)]
-pub(super) struct Attachment {
-    entry: MountEntry,
-}
-
-impl Attachment {
-    /// Major and minor number of the mount's device.
-    pub(super) fn device(&self) -> (u32, u32) {
-        self.entry.device
-    }
-
-    pub(super) fn target(&self) -> &Path {
-        &self.entry.target
-    }
-
-    /// Takes exactly this mount out of the tree of files, wherever it was moved to; open files live on. One
-    /// that is gone already is no error.
-    pub(super) fn detach(&self) -> Result<()> {
-        let same = |entry: &MountEntry| entry.id == self.entry.id && entry.device == self.entry.device;
-        let Some(current) = mounts()?.into_iter().find(same) else { return Ok(()) };
-        match mount_at(&current.target)? {
-            Some(top) if same(&top) => detach(&current.target),
-            _ => Err(Error::new(
-                ErrorKind::Busy,
-                format!("something else is mounted over {}; unmount that first", current.target.display()),
-            )),
-        }
-    }
-}
 
 /// Checks that something can be mounted on `target`: a regular file if `wants_file`, else a directory; and
 /// clears away mounts of ours whose process is gone. Returns the canonical path.
@@ -112,7 +82,12 @@ pub(super) fn mount(target: &Path, spec: &MountSpec, is_file: bool) -> Result<(O
         true => match mount_directly(target, spec, is_file)? {
             Some(device) => device,
             // A root without the privilege, as in most containers.
-            None => fusermount::mount(target, spec)?,
+            None => fusermount::mount(target, spec).map_err(|error| {
+                error.context(
+                    "the kernel does not let this process mount (for a container: --cap-add SYS_ADMIN \
+                     --device /dev/fuse), and without that right",
+                )
+            })?,
         },
         false => fusermount::mount(target, spec)?,
     };
@@ -122,7 +97,7 @@ pub(super) fn mount(target: &Path, spec: &MountSpec, is_file: bool) -> Result<(O
             format!("{} was mounted but is not in the table of mounts", target.display()),
         )
     })?;
-    Ok((device, Attachment { entry }))
+    Ok((device, Attachment::new(entry)))
 }
 
 /// `None` when the kernel does not allow it.
@@ -143,7 +118,8 @@ fn mount_directly(target: &Path, spec: &MountSpec, is_file: bool) -> Result<Opti
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     match rustix::mount::mount(&*spec.source_name, target, MOUNT_TYPE, flags, data.as_c_str()) {
         Ok(()) => Ok(Some(device.into())),
-        Err(Errno::PERM) => Ok(None),
+        // The second is what AppArmor answers.
+        Err(Errno::PERM | Errno::ACCESS) => Ok(None),
         Err(Errno::NODEV) => {
             Err(Error::new(ErrorKind::Unsupported, "the kernel has no FUSE: load its module (modprobe fuse)"))
         }
@@ -165,21 +141,6 @@ fn device_error(error: &std::io::Error) -> Error {
     Error::new(ErrorKind::Unsupported, format!("cannot open {DEVICE}: {error}; {remedy}"))
 }
 
-fn detach(target: &Path) -> Result<()> {
-    let unmounted = match rustix::process::geteuid().is_root() {
-        true => rustix::mount::unmount(target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW),
-        false => Err(Errno::PERM),
-    };
-    match unmounted {
-        // Gone meanwhile.
-        Ok(()) | Err(Errno::INVAL) => Ok(()),
-        Err(Errno::PERM) => fusermount::unmount(target),
-        Err(errno) => {
-            Err(std::io::Error::from(errno)).context(|| format!("cannot unmount {}", target.display()))
-        }
-    }
-}
-
 /// The path without links, without asking what is mounted there, which may be dead.
 fn canonical(target: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(target).context(|| format!("bad mount point {}", target.display()))?;
@@ -197,13 +158,8 @@ fn canonical(target: &Path) -> Result<PathBuf> {
     path.context(|| format!("cannot find the mount point {}", target.display()))
 }
 
-fn is_dead(metadata: &std::io::Result<Metadata>) -> bool {
-    let errno = |error: &std::io::Error| error.raw_os_error().map(Errno::from_raw_os_error);
-    metadata.as_ref().err().and_then(errno) == Some(Errno::NOTCONN)
-}
-
 fn clear_dead_mount(target: &Path) -> Result<()> {
-    match mountinfo::mount_at(target)? {
+    match mount_at(target)? {
         Some(entry) if entry.mount_type == MOUNT_TYPE => {
             tracing::info!(target = %target.display(), "unmounting what a process that is gone has left");
             detach(target)

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 
 use super::adapter::Adapter;
+use super::attachment::Attachment;
 use super::invalidate::{self, NotifierSlot};
-use super::mount::Attachment;
 
 /// Fewer would let one slow disk read stop all others; more than this many only contend for the kernel's
 /// queue, since a thread never waits for the network.
@@ -41,7 +41,7 @@ pub(super) fn serve(
                 tracing::error!(target = %attachment.target().display(), "serving ended: {error}");
             }
             // Gone in most cases; after a failure or an abort it would answer ENOTCONN for ever.
-            if let Err(error) = attachment.detach() {
+            if let Err(error) = attachment.detach_if_left() {
                 tracing::warn!("a mount stays behind: {}", error.chain());
             }
             sender.send_replace(true);

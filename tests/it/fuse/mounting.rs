@@ -146,6 +146,27 @@ fn another_mount_on_the_same_place_is_not_unmounted() {
     assert!(unmount_target(&fixture.target).unwrap());
 }
 
+#[test]
+fn a_mount_that_got_the_number_of_an_old_one_is_not_unmounted() {
+    let fixture = Fixture::new();
+    let target = fixture.target.with_file_name("again");
+    fs::create_dir(&target).unwrap();
+    for _ in 0..20 {
+        let (first, ..) = filesystem(Options::default());
+        let first = start(first, &target, false, &fixture.runtime).unwrap();
+        // As umount(8) does; the next mount most likely gets the same numbers.
+        rustix::mount::unmount(&target, UnmountFlags::empty()).unwrap();
+        let (second, _, files) = filesystem(Options::default());
+        let second = start(second, &target, false, &fixture.runtime).unwrap();
+        fixture.runtime.block_on(first.ended());
+        fixture.runtime.block_on(first.unmount()).unwrap();
+        drop(first);
+        assert_eq!(fs::read(target.join("config.json")).unwrap(), files[0]);
+        drop(second);
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+    }
+}
+
 /// Mounts and goes, as a process does that is killed.
 fn leave_a_dead_mount(target: &Path, mount_type: &str) {
     let device = File::options().read(true).write(true).open("/dev/fuse").unwrap();

@@ -231,29 +231,36 @@ fn the_first_open_decides_how_an_inode_is_read() {
 #[test]
 fn opening_and_closing_in_both_modes_at_once_never_fails() {
     let fixture = Fixture::new();
+    fixture.content.behave(SHARD, Behaviour::MaybeDirect);
     std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..8_usize)
-            .map(|reader| {
-                let fixture = &fixture;
-                scope.spawn(move || {
-                    for round in 0..200 {
-                        if reader == 0 {
-                            let direct = round % 2 == 0;
-                            let behaviour = if direct { Behaviour::Direct } else { Behaviour::Remote };
-                            fixture.content.behave(SHARD, behaviour);
-                            continue;
-                        }
-                        let file = File::open(fixture.path(SHARD)).unwrap();
-                        drop(file);
-                    }
-                })
-            })
-            .collect();
-        for reader in readers {
-            reader.join().unwrap();
+        for reader in 0..8_usize {
+            let fixture = &fixture;
+            scope.spawn(move || {
+                for round in 0..200 {
+                    let file = File::open(fixture.path(SHARD)).unwrap();
+                    let offset = (reader * 200 + round) * 1900;
+                    let mut bytes = [0; 5000];
+                    let length = file.read_at(&mut bytes, offset as u64).unwrap();
+                    let end = (offset + bytes.len()).min(SHARD_BYTES);
+                    assert!(bytes[..length] == fixture.files[SHARD][offset..end]);
+                }
+            });
         }
     });
-    fixture.content.behave(SHARD, Behaviour::Remote);
+    assert!(fixture.content.handed_over() > 0);
+}
+
+#[test]
+fn a_sequential_read_comes_in_large_requests() {
+    let fixture = Fixture::new();
+    for behaviour in [Behaviour::Cached, Behaviour::Remote] {
+        let layer = if behaviour == Behaviour::Cached { SHARD } else { OTHER_SHARD };
+        fixture.content.behave(layer, behaviour);
+        assert!(fs::read(fixture.path(layer)).unwrap() == fixture.files[layer]);
+        let reads = fixture.content.layers[layer].reads.load(Ordering::SeqCst);
+        // With the kernel's default read-ahead there are 25.
+        assert!(reads <= 8, "{reads} requests for three MiB and a bit");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! for this machine.
 
 use std::error::Error as StdError;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
@@ -138,9 +138,12 @@ pub(super) fn is_unreachable(error: &Error) -> bool {
 
 /// Whether the connection failed in a way in which a server without TLS makes it fail.
 pub(super) fn may_lack_tls(error: &Error) -> bool {
-    let connecting = causes(error)
-        .any(|cause| cause.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect));
-    connecting && !is_unreachable(error) && !speaks_of(error, "certificate")
+    // What explains an error is shared, so the cause that is seen first is the pointer to it.
+    let connecting = |cause: &(dyn StdError + 'static)| {
+        let shared = cause.downcast_ref::<Arc<dyn StdError + Send + Sync>>();
+        shared.and_then(|cause| cause.downcast_ref()).is_some_and(reqwest::Error::is_connect)
+    };
+    causes(error).any(connecting) && !is_unreachable(error) && !speaks_of(error, "certificate")
 }
 
 fn speaks_of(error: &(dyn StdError + 'static), words: &str) -> bool {

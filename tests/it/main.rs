@@ -6,4 +6,5 @@
 mod content;
 mod fuse;
 mod model;
+mod registry;
 mod support;

@@ -1,3 +1,8 @@
-//! What the tests share: servers, sources, data and guards.
+//! What the tests share: artifacts with known bytes, the registries and sources that hold them, and guards.
 
-pub mod memory_source;
+pub(crate) mod artifact;
+pub(crate) mod connection;
+pub(crate) mod docker_registry;
+pub(crate) mod fault_registry;
+pub(crate) mod memory_source;
+pub(crate) mod trace_log;

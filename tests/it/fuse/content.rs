@@ -164,7 +164,7 @@ impl FileContent for MemoryContent {
         let mut file: File = tempfile::tempfile().unwrap();
         file.write_all(&self.layers[layer].bytes.lock().unwrap()).unwrap();
         self.handed_over.fetch_add(1, Ordering::SeqCst);
-        Some(DirectFile { file })
+        Some(DirectFile::unpinned(file))
     }
 
     fn digest(&self, layer: usize) -> &Digest {

@@ -1,0 +1,133 @@
+//! What travels over the control socket. Version 1; fields are added, never changed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Error, ErrorKind};
+use crate::mount::MountRequest;
+
+/// GET: [`OwnerInfo`].
+pub const VERSION: &str = "/v1/version";
+/// GET: a list of [`crate::mount::MountSummary`]. POST [`MountRequest`]: one. DELETE with [`TargetQuery`].
+pub const MOUNTS: &str = "/v1/mounts";
+/// GET with [`TargetQuery`]: [`crate::mount::MountStatus`].
+pub const STATUS: &str = "/v1/mounts/status";
+/// GET with [`TargetQuery`]: [`Ended`], as soon as the mount is gone, or after [`ENDED_WAIT`].
+pub const ENDED: &str = "/v1/mounts/ended";
+/// GET: what the cache says of itself.
+pub const CACHE: &str = "/v1/cache";
+/// POST [`PruneRequest`]: what was dropped.
+pub const PRUNE: &str = "/v1/cache/prune";
+
+/// Bytes of a request. The largest is a mount request: two paths and a few file names.
+pub const REQUEST_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of an answer. The largest is the status of a mount of [`crate::base::limits::LAYERS_MAX`] files with
+/// paths as long as the kernel takes them.
+pub const ANSWER_BYTES_MAX: usize = 128 << 20;
+
+/// How long a request for [`ENDED`] is held.
+pub const ENDED_WAIT: Duration = Duration::from_secs(20);
+
+/// How long an unmount may take before it is reported as failed.
+pub const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a mount may take: everything that its source may retry, twice (index and manifest), and the
+/// system calls.
+#[must_use]
+pub fn mount_timeout(request: &MountRequest) -> Duration {
+    let source = &request.source;
+    (source.retry_budget + source.connect_timeout + source.inactivity_timeout) * 2 + Duration::from_secs(15)
+}
+
+/// Who answers.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct OwnerInfo {
+    /// The version of its program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The cache directory that it owns.
+    pub cache_dir: PathBuf,
+    /// The bound of its cache, in bytes.
+    pub cache_bytes_max: u64,
+}
+
+/// Which mount is meant.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct TargetQuery {
+    /// The mount point, absolute.
+    pub target: PathBuf,
+}
+
+/// Whether a mount is gone.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Ended {
+    /// Gone; otherwise the question should be asked again.
+    pub ended: bool,
+}
+
+/// What is dropped from the cache.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub struct PruneRequest {
+    /// Also what mounts have cached, except what is being read.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// An error on its way to the client.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ErrorBody {
+    /// What the caller can do about it.
+    pub kind: ErrorKind,
+    /// The whole chain.
+    pub message: String,
+}
+
+impl From<&Error> for ErrorBody {
+    fn from(error: &Error) -> Self {
+        Self { kind: error.kind(), message: error.chain() }
+    }
+}
+
+impl From<ErrorBody> for Error {
+    fn from(body: ErrorBody) -> Self {
+        Self::new(body.kind, body.message)
+    }
+}
+
+/// The status line for an error; the body says the same more exactly. 410 is not among them: it is the word of
+/// an owner that is ending.
+#[must_use]
+pub fn http_status(kind: ErrorKind) -> u16 {
+    match kind {
+        ErrorKind::Usage | ErrorKind::Invalid => 400,
+        ErrorKind::Unauthorized => 403,
+        ErrorKind::NotFound => 404,
+        ErrorKind::Busy => 409,
+        ErrorKind::Unsupported => 422,
+        ErrorKind::Corrupt | ErrorKind::Unavailable => 502,
+        ErrorKind::TimedOut => 504,
+        ErrorKind::NoSpace => 507,
+        ErrorKind::Io => 500,
+    }
+}
+
+/// The status of an answer that says: ask the next owner.
+pub const STATUS_ENDING: u16 = 410;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_kind_and_words() {
+        let error = Error::new(ErrorKind::Busy, "x is a mount point already").context("cannot mount y");
+        let text = serde_json::to_string(&ErrorBody::from(&error)).unwrap();
+        assert_eq!(text, r#"{"kind":"busy","message":"cannot mount y: x is a mount point already"}"#);
+        let back: Error = serde_json::from_str::<ErrorBody>(&text).unwrap().into();
+        assert_eq!((back.kind(), back.chain()), (ErrorKind::Busy, error.chain()));
+    }
+}

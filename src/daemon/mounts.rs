@@ -1,0 +1,369 @@
+//! The mounts of one owner.
+//!
+//! Each mount is a task: it mounts, tells those who wait for it, and lives until the mount is gone, whoever
+//! unmounted it. A client that goes away changes nothing about the mount it asked for. A request for what is
+//! mounted already is answered from what is there; requests for the same at the same time share one
+//! mount. Once [`Mounts::close`] has found none left, no more are taken.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::base::{Error, ErrorKind, Result};
+use crate::mount::{MountRequest, MountStatus, MountSummary, Mounted};
+
+use super::api;
+
+/// Makes mounts.
+#[async_trait]
+pub trait Mounter: Send + Sync {
+    /// Mounts; returns once the tree can be read.
+    ///
+    /// # Errors
+    /// Those of [`Mounted::start`].
+    async fn mount(&self, request: &MountRequest) -> Result<Arc<dyn Mount>>;
+
+    /// Whether `target` is still a mount of ours in the kernel's table. Asked when a request finds a mount whose
+    /// end may not have been noticed yet.
+    fn is_mounted(&self, target: &Path) -> bool;
+}
+
+/// A mount that is being served.
+#[async_trait]
+pub trait Mount: Send + Sync {
+    /// What was mounted where.
+    fn summary(&self) -> MountSummary;
+    /// What is known right now. May wait for the disk.
+    fn status(&self) -> MountStatus;
+    /// Returns once the mount is gone.
+    async fn ended(&self);
+    /// Unmounts, lazily where files are open.
+    ///
+    /// # Errors
+    /// `Io` when the kernel refuses.
+    async fn unmount(&self) -> Result<()>;
+}
+
+#[async_trait]
+impl Mount for Mounted {
+    fn summary(&self) -> MountSummary {
+        self.summary().clone()
+    }
+
+    fn status(&self) -> MountStatus {
+        self.status()
+    }
+
+    async fn ended(&self) {
+        self.ended().await;
+    }
+
+    async fn unmount(&self) -> Result<()> {
+        self.unmount().await
+    }
+}
+
+/// What became of a request to mount; nothing as long as it is not known.
+type Outcome = Option<Result<Arc<dyn Mount>>>;
+
+#[derive(Clone)]
+struct Slot {
+    /// Tells this slot from a later one on the same target.
+    number: u64,
+    request: MountRequest,
+    /// Closed when the mount is gone.
+    outcome: watch::Receiver<Outcome>,
+}
+
+#[derive(Default)]
+struct State {
+    slots: HashMap<PathBuf, Slot>,
+    next_number: u64,
+    closed: bool,
+}
+
+/// The answer to a request to mount.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is mounted.
+    Mounted(Box<MountSummary>),
+    /// This owner takes no more mounts; the next one will.
+    Ending,
+}
+
+/// The mounts of one owner.
+pub struct Mounts {
+    mounter: Arc<dyn Mounter>,
+    state: Mutex<State>,
+    /// How many slots there are.
+    count: watch::Sender<usize>,
+}
+
+impl std::fmt::Debug for Mounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mounts").field("count", &*self.count.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Mounts {
+    /// No mounts yet.
+    #[must_use]
+    pub fn new(mounter: Arc<dyn Mounter>) -> Arc<Self> {
+        Arc::new(Self { mounter, state: Mutex::default(), count: watch::Sender::new(0) })
+    }
+
+    /// The number of mounts, and its changes.
+    #[must_use]
+    pub fn count(&self) -> watch::Receiver<usize> {
+        self.count.subscribe()
+    }
+
+    /// Mounts, or finds that it is mounted.
+    ///
+    /// # Errors
+    /// `Busy` when something else is mounted there; `TimedOut`; what mounting failed with.
+    pub async fn mount(self: &Arc<Self>, request: MountRequest) -> Result<Answer> {
+        let limit = api::mount_timeout(&request);
+        timeout(limit, self.mount_unbounded(request)).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::TimedOut,
+                format!("the mount did not come about within {} s", limit.as_secs()),
+            ))
+        })
+    }
+
+    async fn mount_unbounded(self: &Arc<Self>, request: MountRequest) -> Result<Answer> {
+        loop {
+            let Some((slot, is_new)) = self.slot_for(&request) else { return Ok(Answer::Ending) };
+            if !is_same(&slot.request, &request) {
+                // What is there may be on its way out.
+                if self.is_leaving(&slot).await {
+                    self.gone(&slot).await;
+                    continue;
+                }
+                return Err(Error::new(
+                    ErrorKind::Busy,
+                    format!(
+                        "{} is a mount of {} already, with other options; unmount it first: refmount umount {}",
+                        request.target.display(),
+                        slot.request.reference,
+                        request.target.display()
+                    ),
+                ));
+            }
+            if !is_new && self.is_leaving(&slot).await {
+                self.gone(&slot).await;
+                continue;
+            }
+            let mount = known(&slot).await?;
+            return Ok(Answer::Mounted(Box::new(mount.summary())));
+        }
+    }
+
+    /// The slot of the request's target, made now if there is none; nothing once closed.
+    fn slot_for(self: &Arc<Self>, request: &MountRequest) -> Option<(Slot, bool)> {
+        let mut state = self.state();
+        if state.closed {
+            return None;
+        }
+        if let Some(slot) = state.slots.get(&request.target) {
+            return Some((slot.clone(), false));
+        }
+        let (sender, outcome) = watch::channel(None);
+        let slot = Slot { number: state.next_number, request: request.clone(), outcome };
+        state.next_number += 1;
+        state.slots.insert(request.target.clone(), slot.clone());
+        self.count.send_replace(state.slots.len());
+        drop(state);
+        let life = Life { mounts: Arc::clone(self), target: request.target.clone(), number: slot.number };
+        tokio::spawn(life.run(request.clone(), sender));
+        Some((slot, true))
+    }
+
+    /// Whether the slot's mount has come about and is gone from the kernel's table.
+    async fn is_leaving(&self, slot: &Slot) -> bool {
+        if slot.outcome.has_changed().is_err() {
+            return true;
+        }
+        if !matches!(&*slot.outcome.borrow(), Some(Ok(_))) {
+            return false;
+        }
+        let mounter = Arc::clone(&self.mounter);
+        let target = slot.request.target.clone();
+        tokio::task::spawn_blocking(move || !mounter.is_mounted(&target)).await.unwrap_or(false)
+    }
+
+    /// Waits until the slot's mount is gone.
+    async fn gone(&self, slot: &Slot) {
+        let mut outcome = slot.outcome.clone();
+        while outcome.changed().await.is_ok() {}
+    }
+
+    /// What is mounted.
+    #[must_use]
+    pub fn list(&self) -> Vec<MountSummary> {
+        let mut list: Vec<MountSummary> =
+            self.state().slots.values().filter_map(running).map(|mount| mount.summary()).collect();
+        list.sort_by(|a, b| a.mountpoint.cmp(&b.mountpoint));
+        list
+    }
+
+    /// The mount on `target`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn get(&self, target: &Path) -> Result<Arc<dyn Mount>> {
+        self.state().slots.get(target).and_then(running).ok_or_else(|| not_mounted(target))
+    }
+
+    /// Unmounts `target` and waits until it is gone.
+    ///
+    /// # Errors
+    /// `NotFound`, `TimedOut`, or what unmounting failed with.
+    pub async fn unmount(&self, target: &Path) -> Result<()> {
+        let slot = self.state().slots.get(target).cloned().ok_or_else(|| not_mounted(target))?;
+        let work = async {
+            known(&slot).await?.unmount().await?;
+            self.gone(&slot).await;
+            Ok(())
+        };
+        timeout(api::UNMOUNT_TIMEOUT, work).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "{} was not unmounted within {} s",
+                    target.display(),
+                    api::UNMOUNT_TIMEOUT.as_secs()
+                ),
+            ))
+        })
+    }
+
+    /// Waits at most `limit` for the end of the mount on `target`; says whether it is gone.
+    pub async fn ended(&self, target: &Path, limit: Duration) -> bool {
+        let slot = self.state().slots.get(target).cloned();
+        match slot {
+            Some(slot) => timeout(limit, self.gone(&slot)).await.is_ok(),
+            None => true,
+        }
+    }
+
+    /// Takes no more mounts from now on, if there are none; says whether that is so.
+    pub fn close_if_empty(&self) -> bool {
+        let mut state = self.state();
+        state.closed |= state.slots.is_empty();
+        state.closed
+    }
+
+    /// Takes no more mounts and unmounts all, at the same time and within `limit`.
+    pub async fn close(&self, limit: Duration) {
+        let slots: Vec<Slot> = {
+            let mut state = self.state();
+            state.closed = true;
+            state.slots.values().cloned().collect()
+        };
+        let all = slots.iter().map(|slot| async move {
+            let target = slot.request.target.display();
+            let work = async {
+                known(slot).await?.unmount().await?;
+                self.gone(slot).await;
+                Ok::<(), Error>(())
+            };
+            match timeout(limit, work).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!("cannot unmount {target}: {}", error.chain()),
+                Err(_) => tracing::warn!("{target} was not unmounted within {} s", limit.as_secs()),
+            }
+        });
+        futures_util::future::join_all(all).await;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The life of one mount. Its slot goes with it, however it ends.
+struct Life {
+    mounts: Arc<Mounts>,
+    target: PathBuf,
+    number: u64,
+}
+
+impl Life {
+    async fn run(self, request: MountRequest, sender: watch::Sender<Outcome>) {
+        let result = self.mounts.mounter.mount(&request).await;
+        let mount = result.as_ref().ok().cloned();
+        if let Some(mount) = mount {
+            tracing::info!("mounted {} on {}", request.reference, self.target.display());
+            sender.send_replace(Some(result));
+            mount.ended().await;
+            tracing::info!("{} is unmounted", self.target.display());
+        } else {
+            // The slot first, so that whoever hears of the failure can ask again at once.
+            self.remove();
+            sender.send_replace(Some(result));
+        }
+        drop(self);
+        // Closes the channel: now the mount is gone and so is its slot.
+        drop(sender);
+    }
+
+    fn remove(&self) {
+        let mut state = self.mounts.state();
+        if state.slots.get(&self.target).is_some_and(|slot| slot.number == self.number) {
+            state.slots.remove(&self.target);
+            self.mounts.count.send_replace(state.slots.len());
+        }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Waits until it is known what became of the slot's request.
+async fn known(slot: &Slot) -> Result<Arc<dyn Mount>> {
+    let mut outcome = slot.outcome.clone();
+    match outcome.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(result)) => result.clone(),
+        _ => Err(Error::new(
+            ErrorKind::Io,
+            format!("mounting on {} was given up inside the owner; its log says why", slot.request.target.display()),
+        )),
+    }
+}
+
+fn running(slot: &Slot) -> Option<Arc<dyn Mount>> {
+    match &*slot.outcome.borrow() {
+        Some(Ok(mount)) => Some(Arc::clone(mount)),
+        _ => None,
+    }
+}
+
+fn not_mounted(target: &Path) -> Error {
+    Error::new(ErrorKind::NotFound, format!("nothing is mounted on {} by this owner", target.display()))
+}
+
+/// Whether both requests show the same. How the source is reached is no part of it: another file with
+/// credentials does not make another tree.
+fn is_same(one: &MountRequest, other: &MountRequest) -> bool {
+    one.reference == other.reference
+        && one.target == other.target
+        && one.subpath == other.subpath
+        && one.platform == other.platform
+        && one.verify == other.verify
+        && one.prefetch == other.prefetch
+        && one.allow_other == other.allow_other
+        && one.read_timeout == other.read_timeout
+}
+
+#[cfg(test)]
+mod tests;

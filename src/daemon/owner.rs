@@ -1,0 +1,212 @@
+//! The owner process: from taking the cache directory to the end of its last mount.
+//!
+//! An owner without mounts waits a grace before it ends, and ends only if none came meanwhile: whoever asks
+//! after that moment is told to ask the next owner, and nobody is told that after having been served. Told to end
+//! (SIGTERM, SIGINT), it unmounts everything and is gone within [`EXIT_LIMIT`].
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::base::{Result, ResultExt as _};
+use crate::cache::{Cache, CacheSettings};
+use crate::fuse::mountinfo;
+use crate::mount::{MountRequest, Mounted};
+
+use super::api::OwnerInfo;
+use super::mounts::{Mount, Mounter, Mounts};
+use super::server::{self, Served};
+
+/// How long an owner waits for its first mount. Whoever started it is about to ask.
+const FIRST_MOUNT_GRACE: Duration = Duration::from_secs(10);
+
+/// How long an owner outlives its last mount: enough for a script that unmounts and mounts again.
+const LAST_MOUNT_GRACE: Duration = Duration::from_secs(1);
+
+/// How often what was stored is made durable.
+const SYNC_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long an owner takes to end when it is told to.
+pub const EXIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Of [`EXIT_LIMIT`]: unmounting.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Of [`EXIT_LIMIT`]: making the cache durable.
+const SYNC_LIMIT: Duration = Duration::from_secs(4);
+
+/// Of [`EXIT_LIMIT`]: answers that are still on their way.
+const ANSWERS_LIMIT: Duration = Duration::from_millis(500);
+
+/// Mounts for real, into one cache.
+#[derive(Debug)]
+struct KernelMounter {
+    cache: Arc<Cache>,
+}
+
+#[async_trait]
+impl Mounter for KernelMounter {
+    async fn mount(&self, request: &MountRequest) -> Result<Arc<dyn Mount>> {
+        let mounted = Mounted::start(request, Arc::clone(&self.cache)).await?;
+        Ok(mounted)
+    }
+
+    fn is_mounted(&self, target: &Path) -> bool {
+        // What cannot be read can't say that it is gone.
+        mountinfo::read().map_or(true, |mounts| {
+            mounts.iter().any(|mount| mount.target == target && mount.fs_type == mountinfo::FS_TYPE)
+        })
+    }
+}
+
+/// An owner that has its directory and answers on its socket.
+#[derive(Debug)]
+pub struct Owner {
+    cache: Arc<Cache>,
+    mounts: Arc<Mounts>,
+    socket: PathBuf,
+    server: JoinHandle<()>,
+    stop_server: oneshot::Sender<()>,
+    signals: Signals,
+}
+
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context(|| "cannot listen to signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn any(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}
+
+impl Owner {
+    /// Takes the cache directory and answers from now on.
+    ///
+    /// # Errors
+    /// `Busy` when another process owns the directory; those of [`Cache::open`] and [`server::bind`].
+    pub fn start(settings: CacheSettings) -> Result<Self> {
+        Self::start_with(settings, |cache| Arc::new(KernelMounter { cache }))
+    }
+
+    fn start_with(
+        settings: CacheSettings,
+        mounter: impl FnOnce(Arc<Cache>) -> Arc<dyn Mounter>,
+    ) -> Result<Self> {
+        // Before the lock, so that a signal never finds an owner that does not listen.
+        let signals = Signals::new()?;
+        let info = OwnerInfo {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            cache_dir: settings.directory.clone(),
+            cache_bytes_max: settings.bytes_max,
+        };
+        let cache = Cache::open(settings)?;
+        let mounts = Mounts::new(mounter(Arc::clone(&cache)));
+        let socket = cache.paths().control_socket().to_owned();
+        let listener = server::bind(&socket)?;
+        let served = Served { mounts: Arc::clone(&mounts), cache: Arc::clone(&cache), info };
+        let (stop_server, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(async move {
+            let stopped = async move {
+                let _ = stopped.await;
+            };
+            let service = axum::serve(listener, server::router(served)).with_graceful_shutdown(stopped);
+            if let Err(error) = service.await {
+                tracing::error!("the control socket failed: {error}");
+            }
+        });
+        Ok(Self { cache, mounts, socket, server, stop_server, signals })
+    }
+
+    /// The mounts, for requests that do not come through the socket.
+    #[must_use]
+    pub fn mounts(&self) -> &Arc<Mounts> {
+        &self.mounts
+    }
+
+    /// Serves until the last mount is gone or a signal comes, and ends.
+    pub async fn run(mut self) {
+        let sync = tokio::spawn(sync_now_and_then(Arc::clone(&self.cache)));
+        tokio::select! {
+            () = without_mounts(&self.mounts) => tracing::info!("no mounts are left"),
+            name = self.signals.any() => {
+                tracing::info!("ending on {name}");
+                self.mounts.close(UNMOUNT_LIMIT).await;
+            }
+        }
+        sync.abort();
+        self.end().await;
+    }
+
+    async fn end(self) {
+        let cache = Arc::clone(&self.cache);
+        let synced = tokio::task::spawn_blocking(move || cache.sync());
+        if timeout(SYNC_LIMIT, synced).await.is_err() {
+            tracing::warn!("the cache was not made durable in time; what is missing will be fetched again");
+        }
+        // The socket goes while the lock is held, so that it is ours and not the next owner's.
+        if let Err(error) = std::fs::remove_file(&self.socket) {
+            tracing::debug!("cannot remove {}: {error}", self.socket.display());
+        }
+        let _ = self.stop_server.send(());
+        let mut server = self.server;
+        if timeout(ANSWERS_LIMIT, &mut server).await.is_err() {
+            server.abort();
+        }
+    }
+}
+
+/// Returns once there have been no mounts for as long as the grace, and no more are taken.
+async fn without_mounts(mounts: &Mounts) {
+    let mut count = mounts.count();
+    let mut grace = FIRST_MOUNT_GRACE;
+    loop {
+        if *count.borrow_and_update() > 0 {
+            wait_for_none(&mut count).await;
+            grace = LAST_MOUNT_GRACE;
+        }
+        tokio::select! {
+            () = sleep(grace) => if mounts.close_if_empty() { return },
+            _ = count.changed() => {}
+        }
+    }
+}
+
+async fn wait_for_none(count: &mut watch::Receiver<usize>) {
+    // The sender lives as long as the mounts, which the caller holds.
+    let _ = count.wait_for(|count| *count == 0).await;
+}
+
+async fn sync_now_and_then(cache: Arc<Cache>) {
+    loop {
+        sleep(SYNC_INTERVAL).await;
+        let cache = Arc::clone(&cache);
+        let _ = tokio::task::spawn_blocking(move || cache.sync()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+//! The control socket: who may connect, and which request does what.
+//!
+//! The socket is made beside its place with mode 0600 and renamed into it, so that it is never there for
+//! others; and every connection's peer must be the owner's user or root, which holds even where a mode does not.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+use crate::cache::{Cache, Prune};
+use crate::mount::MountRequest;
+
+use super::api::{self, Ended, ErrorBody, OwnerInfo, PruneRequest, TargetQuery};
+use super::mounts::{Answer, Mounts};
+
+/// Bytes of a path to a Unix socket: `sun_path` without its closing NUL (unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// What the requests work on.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// The mounts.
+    pub mounts: Arc<Mounts>,
+    /// The cache.
+    pub cache: Arc<Cache>,
+    /// Who answers.
+    pub info: OwnerInfo,
+}
+
+/// Makes the socket at `path`, in place of any that is there. The caller holds the lock of the directory, so what
+/// is there is a dead owner's.
+///
+/// # Errors
+/// `Usage` for a path that is too long for a socket; `Io`.
+pub fn bind(path: &Path) -> Result<ControlListener> {
+    let beside = path.with_extension(format!("sock.{}", std::process::id()));
+    if beside.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        return Err(Error::new(
+            ErrorKind::Usage,
+            format!(
+                "the path of the control socket, {}, is too long for a socket; choose a shorter --cache-dir",
+                path.display()
+            ),
+        ));
+    }
+    let bind = || -> io::Result<UnixListener> {
+        match std::fs::remove_file(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&beside)?;
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&beside, path)?;
+        Ok(listener)
+    };
+    let inner = bind().context(|| format!("cannot make the control socket {}", path.display()))?;
+    Ok(ControlListener { inner, owner_uid: rustix::process::geteuid().as_raw() })
+}
+
+/// Accepts connections of the owner's user and of root.
+#[derive(Debug)]
+pub struct ControlListener {
+    inner: UnixListener,
+    owner_uid: u32,
+}
+
+impl axum::serve::Listener for ControlListener {
+    type Io = UnixStream;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (UnixStream, ()) {
+        loop {
+            let stream = match self.inner.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: others must end before the next one can begin.
+                    tracing::warn!("cannot accept on the control socket: {error}");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            match stream.peer_cred() {
+                Ok(peer) if may_connect(peer.uid(), self.owner_uid) => return (stream, ()),
+                Ok(peer) => tracing::warn!("refused a connection of user {} to the control socket", peer.uid()),
+                Err(error) => tracing::warn!("refused a connection of an unknown user: {error}"),
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn may_connect(peer_uid: u32, owner_uid: u32) -> bool {
+    peer_uid == owner_uid || peer_uid == 0
+}
+
+/// The requests that are understood.
+pub fn router(served: Served) -> axum::Router {
+    axum::Router::new()
+        .route(api::VERSION, get(version))
+        .route(api::MOUNTS, get(list).post(mount).delete(unmount))
+        .route(api::STATUS, get(status))
+        .route(api::ENDED, get(ended))
+        .route(api::CACHE, get(cache_info))
+        .route(api::PRUNE, post(cache_prune))
+        .fallback(unknown)
+        .method_not_allowed_fallback(unknown)
+        .layer(DefaultBodyLimit::max(api::REQUEST_BYTES_MAX))
+        .with_state(served)
+}
+
+/// An error as an answer.
+struct Refusal(Error);
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<JsonRejection> for Refusal {
+    fn from(rejection: JsonRejection) -> Self {
+        Self(Error::new(ErrorKind::Usage, format!("bad request: {}", rejection.body_text())))
+    }
+}
+
+impl From<QueryRejection> for Refusal {
+    fn from(rejection: QueryRejection) -> Self {
+        Self(Error::new(ErrorKind::Usage, format!("bad request: {}", rejection.body_text())))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(api::http_status(self.0.kind()));
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(ErrorBody::from(&self.0))).into_response()
+    }
+}
+
+/// A JSON body, or why it is none; refused as JSON too.
+type Body<T> = Result<Json<T>, JsonRejection>;
+
+/// A query, or why it is none; refused as JSON too.
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
+async fn unknown() -> Refusal {
+    let version = env!("CARGO_PKG_VERSION");
+    Refusal(Error::new(
+        ErrorKind::Unsupported,
+        format!("the owner of the cache (refmount {version}) does not know this request"),
+    ))
+}
+
+async fn version(State(served): State<Served>) -> Json<OwnerInfo> {
+    Json(served.info)
+}
+
+async fn list(State(served): State<Served>) -> Response {
+    Json(served.mounts.list()).into_response()
+}
+
+async fn mount(
+    State(served): State<Served>,
+    body: Body<MountRequest>,
+) -> Result<Response, Refusal> {
+    let Json(request) = body?;
+    require_absolute(&request.target)?;
+    Ok(match served.mounts.mount(request).await? {
+        Answer::Mounted(summary) => Json(summary).into_response(),
+        Answer::Ending => {
+            let ending = Error::new(ErrorKind::Unavailable, "this owner is ending; ask again");
+            (StatusCode::GONE, Json(ErrorBody::from(&ending))).into_response()
+        }
+    })
+}
+
+async fn unmount(
+    State(served): State<Served>,
+    query: Asked<TargetQuery>,
+) -> Result<StatusCode, Refusal> {
+    let Query(query) = query?;
+    served.mounts.unmount(&query.target).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn status(
+    State(served): State<Served>,
+    query: Asked<TargetQuery>,
+) -> Result<Response, Refusal> {
+    let Query(query) = query?;
+    let mount = served.mounts.get(&query.target)?;
+    let status = on_disk(move || mount.status()).await?;
+    Ok(Json(status).into_response())
+}
+
+async fn ended(
+    State(served): State<Served>,
+    query: Asked<TargetQuery>,
+) -> Result<Json<Ended>, Refusal> {
+    let Query(query) = query?;
+    let ended = served.mounts.ended(&query.target, api::ENDED_WAIT).await;
+    Ok(Json(Ended { ended }))
+}
+
+async fn cache_info(State(served): State<Served>) -> Result<Response, Refusal> {
+    let info = on_disk(move || served.cache.info()).await?;
+    Ok(Json(info).into_response())
+}
+
+async fn cache_prune(
+    State(served): State<Served>,
+    body: Body<PruneRequest>,
+) -> Result<Response, Refusal> {
+    let Json(request) = body?;
+    let what = prune_of(request);
+    let report = on_disk(move || served.cache.prune(what)).await??;
+    Ok(Json(report).into_response())
+}
+
+/// What the cache is told to drop.
+#[must_use]
+pub fn prune_of(request: PruneRequest) -> Prune {
+    if request.all { Prune::All } else { Prune::Unused }
+}
+
+/// Runs what may wait for the disk, where that holds up nobody else.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::with_source(ErrorKind::Io, "the request was given up inside the owner", error))
+}
+
+fn require_absolute(target: &Path) -> Result<PathBuf> {
+    if target.is_absolute() {
+        return Ok(target.to_owned());
+    }
+    Err(Error::new(ErrorKind::Usage, format!("the mount point {} is not absolute", target.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_user_is_refused() {
+        assert!(may_connect(1000, 1000));
+        assert!(may_connect(0, 1000));
+        assert!(!may_connect(1001, 1000));
+        assert!(!may_connect(1000, 0));
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_dead_owner_is_replaced_and_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        drop(bind(&path).unwrap());
+        let _alive = bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        UnixStream::connect(&path).await.unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_path_too_long_for_a_socket_is_an_error_that_says_so() {
+        let error = bind(&Path::new("/tmp").join("x".repeat(100)).join("control.sock")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(error.to_string().contains("--cache-dir"), "{error}");
+    }
+}

@@ -1,5 +1,7 @@
 //! From a manifest to an [`Artifact`]: its layers in order, and the rule that names each one's files.
 
+pub mod pack;
+
 use std::sync::Arc;
 
 use crate::base::limits::INDEX_DEPTH_MAX;

@@ -129,14 +129,15 @@ fn read_owner(target: &Path) -> Result<PathBuf, Errno> {
 pub async fn detach(target: &Path) -> Result<()> {
     let cannot = || format!("cannot unmount {}", target.display());
     let path = target.to_owned();
-    let direct = answer_of(move || {
-        rustix::mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
-    });
+    let direct =
+        answer_of(move || rustix::mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW));
     match direct.await {
         Some(Ok(())) => return Ok(()),
         Some(Err(Errno::PERM)) => {}
         Some(Err(error)) => return Err(std::io::Error::from(error)).context(cannot),
-        None => return Err(Error::new(ErrorKind::TimedOut, format!("{}: the kernel does not answer", cannot()))),
+        None => {
+            return Err(Error::new(ErrorKind::TimedOut, format!("{}: the kernel does not answer", cannot())));
+        }
     }
     let mut command = Command::new("fusermount3");
     command.args(["-u", "-z", "--"]).arg(target).kill_on_drop(true).stdin(std::process::Stdio::null());

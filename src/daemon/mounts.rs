@@ -235,11 +235,7 @@ impl Mounts {
         timeout(api::UNMOUNT_TIMEOUT, work).await.unwrap_or_else(|_| {
             Err(Error::new(
                 ErrorKind::TimedOut,
-                format!(
-                    "{} was not unmounted within {} s",
-                    target.display(),
-                    api::UNMOUNT_TIMEOUT.as_secs()
-                ),
+                format!("{} was not unmounted within {} s", target.display(), api::UNMOUNT_TIMEOUT.as_secs()),
             ))
         })
     }
@@ -336,7 +332,10 @@ async fn known(slot: &Slot) -> Result<Arc<dyn Mount>> {
         Ok(Some(result)) => result.clone(),
         _ => Err(Error::new(
             ErrorKind::Io,
-            format!("mounting on {} was given up inside the owner; its log says why", slot.request.target.display()),
+            format!(
+                "mounting on {} was given up inside the owner; its log says why",
+                slot.request.target.display()
+            ),
         )),
     }
 }
@@ -366,4 +365,4 @@ fn is_same(one: &MountRequest, other: &MountRequest) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

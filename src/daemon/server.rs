@@ -91,7 +91,9 @@ impl axum::serve::Listener for ControlListener {
             };
             match stream.peer_cred() {
                 Ok(peer) if may_connect(peer.uid(), self.owner_uid) => return (stream, ()),
-                Ok(peer) => tracing::warn!("refused a connection of user {} to the control socket", peer.uid()),
+                Ok(peer) => {
+                    tracing::warn!("refused a connection of user {} to the control socket", peer.uid())
+                }
                 Err(error) => tracing::warn!("refused a connection of an unknown user: {error}"),
             }
         }
@@ -172,10 +174,7 @@ async fn list(State(served): State<Served>) -> Response {
     Json(served.mounts.list()).into_response()
 }
 
-async fn mount(
-    State(served): State<Served>,
-    body: Body<MountRequest>,
-) -> Result<Response, Refusal> {
+async fn mount(State(served): State<Served>, body: Body<MountRequest>) -> Result<Response, Refusal> {
     let Json(request) = body?;
     require_absolute(&request.target)?;
     Ok(match served.mounts.mount(request).await? {
@@ -187,29 +186,20 @@ async fn mount(
     })
 }
 
-async fn unmount(
-    State(served): State<Served>,
-    query: Asked<TargetQuery>,
-) -> Result<StatusCode, Refusal> {
+async fn unmount(State(served): State<Served>, query: Asked<TargetQuery>) -> Result<StatusCode, Refusal> {
     let Query(query) = query?;
     served.mounts.unmount(&query.target).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn status(
-    State(served): State<Served>,
-    query: Asked<TargetQuery>,
-) -> Result<Response, Refusal> {
+async fn status(State(served): State<Served>, query: Asked<TargetQuery>) -> Result<Response, Refusal> {
     let Query(query) = query?;
     let mount = served.mounts.get(&query.target)?;
     let status = on_disk(move || mount.status()).await?;
     Ok(Json(status).into_response())
 }
 
-async fn ended(
-    State(served): State<Served>,
-    query: Asked<TargetQuery>,
-) -> Result<Json<Ended>, Refusal> {
+async fn ended(State(served): State<Served>, query: Asked<TargetQuery>) -> Result<Json<Ended>, Refusal> {
     let Query(query) = query?;
     let ended = served.mounts.ended(&query.target, api::ENDED_WAIT).await;
     Ok(Json(Ended { ended }))
@@ -220,10 +210,7 @@ async fn cache_info(State(served): State<Served>) -> Result<Response, Refusal> {
     Ok(Json(info).into_response())
 }
 
-async fn cache_prune(
-    State(served): State<Served>,
-    body: Body<PruneRequest>,
-) -> Result<Response, Refusal> {
+async fn cache_prune(State(served): State<Served>, body: Body<PruneRequest>) -> Result<Response, Refusal> {
     let Json(request) = body?;
     let what = prune_of(request);
     let report = on_disk(move || served.cache.prune(what)).await??;
@@ -238,9 +225,9 @@ pub fn prune_of(request: PruneRequest) -> Prune {
 
 /// Runs what may wait for the disk, where that holds up nobody else.
 async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Error::with_source(ErrorKind::Io, "the request was given up inside the owner", error))
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        Error::with_source(ErrorKind::Io, "the request was given up inside the owner", error)
+    })
 }
 
 fn require_absolute(target: &Path) -> Result<PathBuf> {

@@ -1,0 +1,103 @@
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::base::ErrorKind;
+use crate::cache::FreeSpaceFloor;
+use crate::daemon::Client;
+use crate::daemon::api::PruneRequest;
+use crate::daemon::client::Unanswered;
+use crate::daemon::mounts::tests::{Double, request};
+use crate::mount::MountRequest;
+
+fn settings(directory: &Path) -> CacheSettings {
+    CacheSettings {
+        directory: directory.to_owned(),
+        bytes_max: 1 << 30,
+        free_space_min: FreeSpaceFloor::Bytes(0),
+    }
+}
+
+fn start(directory: &Path) -> (Arc<Double>, Client, Owner) {
+    let double = Arc::new(Double::default());
+    let mounter = double.clone();
+    let owner = Owner::start_with(settings(directory), move |_| mounter).unwrap();
+    let client = Client::new(&directory.join("control.sock")).unwrap();
+    (double, client, owner)
+}
+
+#[tokio::test]
+async fn requests_over_the_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let (double, client, owner) = start(directory.path());
+    let running = tokio::spawn(owner.run());
+    let version = client.version().await.unwrap();
+    assert_eq!((version.pid, version.cache_bytes_max), (std::process::id(), 1 << 30));
+
+    let summary = client.mount(&request("/a b?&")).await.unwrap();
+    assert_eq!(summary.mountpoint, Path::new("/a b?&"));
+    client.mount(&request("/a b?&")).await.unwrap();
+    assert_eq!(double.mounted.load(Ordering::SeqCst), 1);
+    let other = MountRequest { subpath: Some("x".into()), ..request("/a b?&") };
+    let Err(Unanswered::Failed(error)) = client.mount(&other).await else { panic!() };
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    let Err(Unanswered::Failed(error)) = client.mount(&request("relative")).await else { panic!() };
+    assert_eq!(error.kind(), ErrorKind::Usage);
+
+    assert_eq!(client.list().await.unwrap().len(), 1);
+    assert_eq!(client.status(&summary.mountpoint).await.unwrap().summary.files, 1);
+    let Err(Unanswered::Failed(error)) = client.status(Path::new("/b")).await else { panic!() };
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(client.cache_info().await.unwrap().bytes_max, 1 << 30);
+    client.prune(PruneRequest { all: true }).await.unwrap();
+
+    client.unmount(&summary.mountpoint).await.unwrap();
+    assert!(client.ended(&summary.mountpoint).await.unwrap());
+    // Its last mount is gone, and so it goes itself.
+    running.await.unwrap();
+    assert!(!directory.path().join("control.sock").exists());
+    assert!(matches!(client.version().await, Err(Unanswered::NoOwner(_))));
+}
+
+#[tokio::test]
+async fn a_second_owner_is_refused_and_the_next_one_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, client, owner) = start(directory.path());
+    let error = Owner::start(settings(directory.path())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    // The one that was refused has not touched the socket.
+    client.version().await.unwrap();
+    owner.end().await;
+    drop(client);
+    start(directory.path()).2.end().await;
+}
+
+#[tokio::test]
+async fn an_owner_that_is_ending_sends_clients_to_the_next_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, client, owner) = start(directory.path());
+    assert!(owner.mounts().close_if_empty());
+    assert!(matches!(client.mount(&request("/a")).await, Err(Unanswered::NoOwner(_))));
+    owner.end().await;
+}
+
+#[tokio::test]
+async fn what_is_no_request_gets_an_error_as_json() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, _, owner) = start(directory.path());
+    let http = reqwest::Client::builder().unix_socket(directory.path().join("control.sock")).build().unwrap();
+    let huge = "x".repeat(crate::daemon::api::REQUEST_BYTES_MAX + 1);
+    for (answer, status, kind) in [
+        (http.get("http://owner/v2/mounts").send(), 422, "unsupported"),
+        (http.put("http://owner/v1/mounts").send(), 422, "unsupported"),
+        (http.post("http://owner/v1/mounts").body("{").send(), 400, "usage"),
+        (http.post("http://owner/v1/mounts").json(&huge).send(), 400, "usage"),
+        (http.get("http://owner/v1/mounts/status").send(), 400, "usage"),
+    ] {
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), status);
+        let body: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!(body["kind"], kind, "{body}");
+        assert!(body["message"].is_string(), "{body}");
+    }
+    owner.end().await;
+}

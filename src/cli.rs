@@ -1,1 +1,78 @@
-//! To be written.
+//! The command line: arguments become settings, settings become commands.
+//!
+//! A command prints its result on standard output and nothing else there; warnings, progress and errors go to
+//! standard error. Its exit status follows from the kind of its error alone.
+
+mod args;
+
+mod cache;
+mod cat;
+mod exit;
+mod inspect;
+mod log;
+mod mount;
+mod mounts;
+mod output;
+mod pack;
+mod progress;
+mod settings;
+mod size;
+mod source;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::base::ResultExt as _;
+
+use args::{Arguments, Command, CompletionsArgs};
+use exit::Failure;
+
+/// Runs the command that `arguments`, the first of them the program's name, ask for.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => exit::finish(dispatch(&arguments)),
+        Err(error) => {
+            // Help and version are no errors. Where they can't be printed, nobody wants them.
+            let _ = error.print();
+            u8::try_from(error.exit_code()).unwrap_or(2).into()
+        }
+    }
+}
+
+fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
+    let global = &arguments.global;
+    match &arguments.command {
+        Command::Mount(mount) => wait_for(mount::run(global, mount)),
+        Command::Umount(umount) => wait_for(mounts::umount(global, umount)),
+        Command::List(list) => wait_for(mounts::list(global, list)),
+        Command::Status(status) => wait_for(mounts::status(global, status)),
+        Command::Inspect(inspect) => wait_for(inspect::inspect(global, inspect)),
+        Command::Tree(tree) => wait_for(inspect::tree(global, tree)),
+        Command::Cat(cat) => wait_for(cat::run(global, cat)),
+        Command::Pack(pack) => pack::run(global, pack),
+        Command::Cache(cache) => wait_for(cache::run(global, cache)),
+        Command::Completions(completions) => complete(completions),
+        Command::Owner(limits) => wait_for(mount::own_in_background(global, limits)),
+    }
+}
+
+/// Runs a command that waits for the network or for others.
+fn wait_for(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context(|| "cannot start the threads of the program")?;
+    let result = runtime.block_on(command);
+    // What still waits for a disk or a dead mount must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+fn complete(arguments: &CompletionsArgs) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    let shell = clap_complete::Shell::from(arguments.shell);
+    clap_complete::generate(shell, &mut Arguments::command(), "refmount", &mut script);
+    output::print(&String::from_utf8_lossy(&script))
+}

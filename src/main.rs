@@ -1,3 +1,7 @@
 //! The refmount command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    refmount::cli::run(std::env::args_os())
+}

@@ -1,0 +1,355 @@
+//! What can be typed. What it means is made of it in [`super::settings`].
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::FalseyValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+
+use crate::oci::Platform;
+
+use super::cat::RangeArg;
+use super::size::{Floor, Size};
+
+/// Mount OCI artifacts lazily: a read-only tree within a second, only what is read is fetched.
+#[derive(Debug, Parser)]
+#[command(name = "refmount", version, propagate_version = true, max_term_width = 100, after_help = EXIT_STATUS)]
+pub(super) struct Arguments {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub(super) global: GlobalArgs,
+    /// The command.
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 usage, 3 not found, 4 not authorised, \
+     5 unsupported format, 6 busy.\nEvery option can also be given as an environment variable: --cache-dir as \
+     REFMOUNT_CACHE_DIR.";
+
+/// Options of every command.
+#[derive(Args, Debug)]
+pub(super) struct GlobalArgs {
+    /// The cache directory [default: /var/cache/refmount for root, else $XDG_CACHE_HOME/refmount].
+    #[arg(long, global = true, env = "REFMOUNT_CACHE_DIR", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) cache_dir: Option<PathBuf>,
+    /// What is logged: error, warn, info, debug, trace or a filter such as refmount=debug.
+    #[arg(long, global = true, env = "REFMOUNT_LOG_LEVEL", value_name = "LEVEL", default_value = "warn")]
+    pub(super) log_level: String,
+    /// How log lines look.
+    #[arg(long, global = true, env = "REFMOUNT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub(super) log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people.
+    Text,
+    /// One object on each line.
+    Json,
+}
+
+/// How results look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum OutputFormat {
+    /// For people.
+    Text,
+    /// One document.
+    Json,
+}
+
+/// When bytes are checked against the digest of their blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum VerifyArg {
+    /// As soon as a blob is complete; until then its bytes may be read.
+    OnComplete,
+    /// Before the first byte of a file is served.
+    BeforeRead,
+}
+
+/// What is fetched without being asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum PrefetchArg {
+    /// Nothing but what lies ahead of a reader.
+    Off,
+    /// The rest of a file once it is plainly being read through.
+    Auto,
+    /// Everything.
+    All,
+}
+
+/// How a directory is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum PackFormat {
+    /// One uncompressed layer for each file.
+    Raw,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Mount an artifact read-only on a directory.
+    Mount(MountArgs),
+    /// Unmount; also mounts whose process has died.
+    #[command(alias = "unmount")]
+    Umount(UmountArgs),
+    /// List the mounts of this machine that can be seen.
+    List(ListArgs),
+    /// Show what of a mount is cached, and what is known about it.
+    Status(StatusArgs),
+    /// Show what a reference leads to, without fetching a layer.
+    Inspect(InspectArgs),
+    /// List the files of an artifact, without fetching a layer.
+    Tree(TreeArgs),
+    /// Write a file of an artifact to standard output.
+    Cat(CatArgs),
+    /// Make a ModelPack artifact from a directory.
+    Pack(PackArgs),
+    /// Look at the cache, or empty it.
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// Print the completions of a shell.
+    Completions(CompletionsArgs),
+    /// Serve the mounts of a cache directory; started by `mount`.
+    #[command(hide = true)]
+    Owner(CacheLimitArgs),
+}
+
+/// How a registry is reached.
+#[derive(Args, Clone, Debug)]
+pub(super) struct SourceArgs {
+    /// Speak plain HTTP to the registry, not only to loopback addresses.
+    #[arg(long, env = "REFMOUNT_PLAIN_HTTP", value_parser = FalseyValueParser::new())]
+    pub(super) plain_http: bool,
+    /// Take credentials from this file alone [default: the files of podman and docker].
+    #[arg(long, env = "REFMOUNT_AUTHFILE", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) authfile: Option<PathBuf>,
+    /// The platform wanted where there are several [default: this machine's].
+    #[arg(long, env = "REFMOUNT_PLATFORM", value_name = "OS/ARCH[/VARIANT]")]
+    pub(super) platform: Option<Platform>,
+}
+
+/// The bounds of a cache; they hold for its owner process from its start.
+#[derive(Args, Clone, Debug)]
+pub(super) struct CacheLimitArgs {
+    /// How much the cache may hold [default: 50GiB].
+    #[arg(long, env = "REFMOUNT_CACHE_SIZE", value_name = "SIZE")]
+    pub(super) cache_size: Option<Size>,
+    /// How much of the cache's file system stays free, as a size or a percentage [default: 5%].
+    #[arg(long, env = "REFMOUNT_CACHE_MIN_FREE", value_name = "SIZE|PERCENT")]
+    pub(super) cache_min_free: Option<Floor>,
+}
+
+/// Arguments of `mount`.
+#[derive(Args, Debug)]
+pub(super) struct MountArgs {
+    /// Stay in the foreground until unmounted, or unmount on Ctrl-C.
+    #[arg(short, long, env = "REFMOUNT_FOREGROUND", value_parser = FalseyValueParser::new())]
+    pub(super) foreground: bool,
+    /// Show only this directory or file of the artifact.
+    #[arg(long, env = "REFMOUNT_SUBPATH", value_name = "PATH")]
+    pub(super) subpath: Option<String>,
+    /// The bounds of the cache.
+    #[command(flatten)]
+    pub(super) limits: CacheLimitArgs,
+    /// When bytes are checked against the digest of their blob.
+    #[arg(long, env = "REFMOUNT_VERIFY", value_name = "WHEN", default_value = "on-complete")]
+    pub(super) verify: VerifyArg,
+    /// What is fetched without being asked for.
+    #[arg(long, env = "REFMOUNT_PREFETCH", value_name = "WHAT", default_value = "auto")]
+    pub(super) prefetch: PrefetchArg,
+    /// Let other users read, as the files' permissions say.
+    #[arg(long, env = "REFMOUNT_ALLOW_OTHER", value_parser = FalseyValueParser::new())]
+    pub(super) allow_other: bool,
+    /// How many seconds a read may wait for bytes that do not come, before it fails.
+    #[arg(long, env = "REFMOUNT_READ_TIMEOUT", value_name = "SECONDS", default_value = "100", value_parser = seconds)]
+    pub(super) read_timeout: Duration,
+    /// How the registry is reached.
+    #[command(flatten)]
+    pub(super) source: SourceArgs,
+    /// HOST[:PORT]/REPO[:TAG][@DIGEST], or oci:DIR[:TAG] for an OCI layout.
+    #[arg(value_name = "REF")]
+    pub(super) reference: String,
+    /// Where it is mounted: a directory, or a file if --subpath names one.
+    #[arg(value_name = "DIR", value_hint = ValueHint::AnyPath)]
+    pub(super) target: PathBuf,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(seconds) if (1..=86_400).contains(&seconds) => Ok(Duration::from_secs(seconds.into())),
+        _ => Err("expected whole seconds from 1 to 86400".into()),
+    }
+}
+
+/// Arguments of `umount`.
+#[derive(Args, Debug)]
+pub(super) struct UmountArgs {
+    /// The mount points.
+    #[arg(required = true, value_name = "DIR", value_hint = ValueHint::AnyPath)]
+    pub(super) targets: Vec<PathBuf>,
+}
+
+/// How a result looks.
+#[derive(Args, Debug)]
+pub(super) struct OutputArgs {
+    /// How the result looks.
+    #[arg(short, long, env = "REFMOUNT_OUTPUT", value_name = "FORMAT", default_value = "text")]
+    pub(super) output: OutputFormat,
+}
+
+/// Arguments of `list`.
+#[derive(Args, Debug)]
+pub(super) struct ListArgs {
+    /// How the result looks.
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+/// Arguments of `status`.
+#[derive(Args, Debug)]
+pub(super) struct StatusArgs {
+    /// The mount point.
+    #[arg(value_name = "DIR", value_hint = ValueHint::AnyPath)]
+    pub(super) target: PathBuf,
+    /// How the result looks.
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+/// Arguments of `inspect`.
+#[derive(Args, Debug)]
+pub(super) struct InspectArgs {
+    /// What is looked at.
+    #[arg(value_name = "REF")]
+    pub(super) reference: String,
+    /// How the registry is reached.
+    #[command(flatten)]
+    pub(super) source: SourceArgs,
+    /// How the result looks.
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+/// Arguments of `tree`.
+#[derive(Args, Debug)]
+pub(super) struct TreeArgs {
+    /// What is looked at.
+    #[arg(value_name = "REF")]
+    pub(super) reference: String,
+    /// Only this file, or what lies below this directory.
+    pub(super) path: Option<String>,
+    /// How the registry is reached.
+    #[command(flatten)]
+    pub(super) source: SourceArgs,
+}
+
+/// Arguments of `cat`.
+#[derive(Args, Debug)]
+pub(super) struct CatArgs {
+    /// What the file is part of.
+    #[arg(value_name = "REF")]
+    pub(super) reference: String,
+    /// The file.
+    pub(super) path: String,
+    /// Only these bytes: A-B from A to B, both included; A- from A on; -N the last N.
+    #[arg(long, env = "REFMOUNT_RANGE", value_name = "A-B", allow_hyphen_values = true)]
+    pub(super) range: Option<RangeArg>,
+    /// How the registry is reached.
+    #[command(flatten)]
+    pub(super) source: SourceArgs,
+}
+
+/// Arguments of `pack`.
+#[derive(Args, Debug)]
+pub(super) struct PackArgs {
+    /// What is packed: every file below it.
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) directory: PathBuf,
+    /// Where the artifact goes: an OCI layout directory, made if it does not exist, and a tag.
+    #[arg(value_name = "oci:LAYOUT[:TAG]")]
+    pub(super) destination: String,
+    /// How the files are packed.
+    #[arg(long, env = "REFMOUNT_FORMAT", value_name = "FORMAT", default_value = "raw")]
+    pub(super) format: PackFormat,
+}
+
+/// The commands on the cache.
+#[derive(Debug, Subcommand)]
+pub(super) enum CacheCommand {
+    /// Show what the cache holds.
+    Info(ListArgs),
+    /// Drop what no mount uses.
+    Prune(PruneArgs),
+}
+
+/// Arguments of `cache prune`.
+#[derive(Args, Debug)]
+pub(super) struct PruneArgs {
+    /// Drop also what mounts have cached, except what is being read.
+    #[arg(long, env = "REFMOUNT_ALL", value_parser = FalseyValueParser::new())]
+    pub(super) all: bool,
+    /// How the result looks.
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+/// Arguments of `completions`.
+#[derive(Args, Debug)]
+pub(super) struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_parser = clap::builder::EnumValueParser::<CompletionShell>::new())]
+    pub(super) shell: CompletionShell,
+}
+
+/// The shells that there are completions for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum CompletionShell {
+    /// GNU bash.
+    Bash,
+    /// The Z shell.
+    Zsh,
+    /// The friendly interactive shell.
+    Fish,
+}
+
+impl From<CompletionShell> for Shell {
+    fn from(shell: CompletionShell) -> Self {
+        match shell {
+            CompletionShell::Bash => Self::Bash,
+            CompletionShell::Zsh => Self::Zsh,
+            CompletionShell::Fish => Self::Fish,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_its_environment_variable() {
+        fn check(command: &clap::Command) {
+            for option in command.get_arguments().filter(|argument| argument.get_long().is_some()) {
+                let long = option.get_long().unwrap();
+                if matches!(long, "help" | "version") {
+                    continue;
+                }
+                let expected = format!("REFMOUNT_{}", long.to_uppercase().replace('-', "_"));
+                let found = option.get_env().and_then(|name| name.to_str());
+                assert_eq!(found, Some(expected.as_str()), "{} --{long}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Arguments::command());
+    }
+}

@@ -1,0 +1,66 @@
+//! Where log lines go.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Mutex;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+
+use super::args::{GlobalArgs, LogFormat};
+
+/// Bytes of an owner's log after which a new one is begun at its next start: enough for weeks of warnings.
+const LOG_BYTES_MAX: u64 = 8 << 20;
+
+/// Logs to standard error.
+///
+/// # Errors
+/// `Usage` for a level that is none.
+pub(super) fn to_stderr(global: &GlobalArgs) -> Result<()> {
+    start(global, std::io::stderr, true)
+}
+
+/// Logs to the file at `path`, after what it holds; a large one is first renamed to `PATH.old`.
+///
+/// # Errors
+/// `Usage` for a level that is none; `Io` when the file cannot be opened.
+pub(super) fn to_file(global: &GlobalArgs, path: &Path) -> Result<()> {
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
+        // Without a rename, the log just goes on growing.
+        let _ = std::fs::rename(path, path.with_extension("log.old"));
+    }
+    let file: File = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .context(|| format!("cannot open the log {}", path.display()))?;
+    start(global, Mutex::new(file), false)
+}
+
+fn start<W>(global: &GlobalArgs, writer: W, on_terminal: bool) -> Result<()>
+where
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::try_new(&global.log_level).map_err(|error| {
+        Error::new(
+            ErrorKind::Usage,
+            format!(
+                "--log-level {:?}: {error}; expected error, warn, info, debug, trace or a filter",
+                global.log_level
+            ),
+        )
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let ansi = on_terminal && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let started = match global.log_format {
+        LogFormat::Text => builder.with_ansi(ansi).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    // Only a second start in one process fails, which is no harm: the first one counts.
+    let _ = started;
+    Ok(())
+}

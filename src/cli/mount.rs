@@ -1,0 +1,209 @@
+//! `mount` and the hidden `owner`.
+
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+
+use rustix::io::Errno;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+use crate::daemon::client::Unanswered;
+use crate::daemon::mounts::Answer;
+use crate::daemon::owner::Owner;
+use crate::daemon::{Client, locate, start};
+use crate::mount::{MountRequest, MountSummary};
+
+use super::args::{CacheLimitArgs, GlobalArgs, MountArgs};
+use super::exit::{Failure, say};
+use super::size::Size;
+use super::{log, output, settings};
+
+/// How often the foreground asks whether it can become the owner itself, or one answers.
+const FOREGROUND_ATTEMPTS: u32 = 50;
+
+/// The pause between two of them.
+const FOREGROUND_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Mounts.
+///
+/// # Errors
+/// What mounting failed with.
+pub(super) async fn run(global: &GlobalArgs, arguments: &MountArgs) -> Result<(), Failure> {
+    log::to_stderr(global)?;
+    let target = locate::resolve(&arguments.target).await.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
+            let shown = arguments.target.display();
+            error.context(format!("the mount point does not exist; make it: mkdir -p {shown}"))
+        }
+        _ => error,
+    })?;
+    let request = settings::mount_request(arguments, target)?;
+    let cache_dir = settings::cache_dir(global)?;
+    if arguments.foreground {
+        return in_foreground(global, arguments, &request).await;
+    }
+    let command = settings::owner_command(global, &cache_dir, &arguments.limits)?;
+    let (client, summary) = start::mount(&cache_dir, &request, &command).await?;
+    warn_of_other_limits(&client, &arguments.limits).await;
+    print_summary(&summary)
+}
+
+/// Becomes the owner, or hands over to the one there is and stays until the mount is gone.
+async fn in_foreground(
+    global: &GlobalArgs,
+    arguments: &MountArgs,
+    request: &MountRequest,
+) -> Result<(), Failure> {
+    let cache = settings::cache(global, &arguments.limits)?;
+    let socket = crate::cache::CachePaths::new(&cache.directory).control_socket();
+    let client = Client::new(&socket)?;
+    let mut attempts = 0;
+    loop {
+        let busy = match Owner::start(cache.clone()) {
+            Ok(owner) => return own(owner, request).await,
+            Err(error) if error.kind() == ErrorKind::Busy => error,
+            Err(error) => return Err(error.into()),
+        };
+        match client.mount(request).await {
+            Ok(summary) => {
+                warn_of_other_limits(&client, &arguments.limits).await;
+                print_summary(&summary)?;
+                return stay(&client, request).await;
+            }
+            Err(Unanswered::Failed(error)) => return Err(error.into()),
+            // Its owner is just coming or going.
+            Err(Unanswered::NoOwner(_)) if attempts < FOREGROUND_ATTEMPTS => attempts += 1,
+            Err(Unanswered::NoOwner(_)) => return Err(busy.into()),
+        }
+        tokio::time::sleep(FOREGROUND_PAUSE).await;
+    }
+}
+
+/// Mounts as the owner, and serves until the last mount is gone.
+async fn own(owner: Owner, request: &MountRequest) -> Result<(), Failure> {
+    let mounts = std::sync::Arc::clone(owner.mounts());
+    let request = request.clone();
+    let mounting = async move {
+        match mounts.mount(request).await? {
+            Answer::Mounted(summary) => print_summary(&summary),
+            Answer::Ending => Err(Error::new(ErrorKind::Unavailable, "ended before it was mounted").into()),
+        }
+    };
+    let (mut mounting, mut serving) = (pin!(mounting), pin!(owner.run()));
+    let mut mounted = None;
+    loop {
+        tokio::select! {
+            result = &mut mounting, if mounted.is_none() => mounted = Some(result),
+            // Also when a signal came before it was mounted.
+            () = &mut serving => break,
+        }
+    }
+    mounted.unwrap_or_else(|| Err(Error::new(ErrorKind::Unavailable, "ended before it was mounted").into()))
+}
+
+/// Waits for the end of a mount that another process serves; unmounts it on a signal.
+async fn stay(client: &Client, request: &MountRequest) -> Result<(), Failure> {
+    let listen = |kind| signal(kind).context(|| "cannot listen to signals");
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    loop {
+        let ended = tokio::select! {
+            ended = client.ended(&request.target) => ended,
+            _ = interrupt.recv() => return Ok(client.unmount(&request.target).await.map_err(Error::from)?),
+            _ = terminate.recv() => return Ok(client.unmount(&request.target).await.map_err(Error::from)?),
+        };
+        match ended {
+            Ok(false) => {}
+            // An owner that is gone has unmounted everything, or can't any more.
+            Ok(true) | Err(Unanswered::NoOwner(_)) => return Ok(()),
+            Err(Unanswered::Failed(error)) => return Err(error.into()),
+        }
+    }
+}
+
+fn print_summary(summary: &MountSummary) -> Result<(), Failure> {
+    for warning in &summary.warnings {
+        say(&format!("warning: {}", output::printable(warning)));
+    }
+    output::print(&summary_line(summary))
+}
+
+fn summary_line(summary: &MountSummary) -> String {
+    let pinned = format!("@{}", summary.digest);
+    let name = summary.reference.strip_suffix(&pinned).unwrap_or(&summary.reference);
+    let plural = if summary.files == 1 { "" } else { "s" };
+    format!(
+        "{name}{pinned} on {}, {} file{plural}, {}\n",
+        summary.mountpoint.display(),
+        summary.files,
+        output::human(summary.total_bytes)
+    )
+}
+
+/// The limits belong to the owner, which may have been started with others.
+async fn warn_of_other_limits(client: &Client, limits: &CacheLimitArgs) {
+    let Some(wanted) = limits.cache_size else { return };
+    let Ok(owner) = client.version().await else { return };
+    if owner.cache_bytes_max != wanted.0 {
+        say(&format!(
+            "warning: the process that owns the cache {} (pid {}) keeps its size of {}; {wanted} counts once all its \
+             mounts are unmounted",
+            owner.cache_dir.display(),
+            owner.pid,
+            Size(owner.cache_bytes_max)
+        ));
+    }
+}
+
+/// Serves the mounts of a cache directory, in the background of whoever started it.
+///
+/// # Errors
+/// `Busy` when another process owns the directory; what opening it failed with.
+pub(super) async fn own_in_background(global: &GlobalArgs, limits: &CacheLimitArgs) -> Result<(), Failure> {
+    match rustix::process::setsid() {
+        // Started by hand from a shell, it leads a group already.
+        Ok(_) | Err(Errno::PERM) => {}
+        Err(error) => {
+            return Err(Error::from(std::io::Error::from(error)).context("cannot leave the terminal").into());
+        }
+    }
+    let cache = settings::cache(global, limits)?;
+    let directory: PathBuf = cache.directory.clone();
+    let owner = Owner::start(cache)?;
+    // Only now, with the directory made and taken.
+    log::to_file(global, &start::log_path(&directory))?;
+    let_go_of_stderr()?;
+    owner.run().await;
+    Ok(())
+}
+
+/// Whoever started this process reads its standard error until it is ready, and not after.
+fn let_go_of_stderr() -> Result<()> {
+    let path = Path::new("/dev/null");
+    let null = std::fs::OpenOptions::new().write(true).open(path).context(|| "cannot open /dev/null")?;
+    rustix::stdio::dup2_stderr(&null).map_err(std::io::Error::from).context(|| "cannot close standard error")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Algorithm, Digest};
+
+    #[test]
+    fn the_summary_names_the_digest_once() {
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        let mut summary = MountSummary {
+            reference: "h/r:v1".into(),
+            digest: digest.clone(),
+            mountpoint: "/m".into(),
+            subpath: None,
+            files: 1,
+            total_bytes: 3 << 30,
+            warnings: Vec::new(),
+        };
+        let line = format!("h/r:v1@{digest} on /m, 1 file, 3.0 GiB\n");
+        assert_eq!(summary_line(&summary), line);
+        summary.reference = format!("h/r:v1@{digest}");
+        assert_eq!(summary_line(&summary), line);
+    }
+}

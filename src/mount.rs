@@ -70,7 +70,8 @@ pub struct MountSummary {
     pub mountpoint: PathBuf,
     /// The part of the tree that is shown.
     pub subpath: Option<String>,
-    /// How many files the view holds.
+    /// How many files the view holds. Named apart from the list of [`MountStatus`], into which this is flattened.
+    #[serde(rename = "file_count")]
     pub files: u64,
     /// Their bytes.
     pub total_bytes: u64,

@@ -59,7 +59,7 @@ struct Listed {
     reference: String,
     digest: Option<Digest>,
     subpath: Option<String>,
-    files: Option<u64>,
+    file_count: Option<u64>,
     total_bytes: Option<u64>,
     /// `served`, `dead`, `hung`, `foreign` (another user's) or `unknown`.
     state: &'static str,
@@ -102,7 +102,7 @@ pub(super) async fn list(global: &GlobalArgs, arguments: &ListArgs) -> Result<()
             reference: summary.map_or(mount.source, |summary| summary.reference.clone()),
             digest: summary.map(|summary| summary.digest.clone()),
             subpath: summary.and_then(|summary| summary.subpath.clone()),
-            files: summary.map(|summary| summary.files),
+            file_count: summary.map(|summary| summary.files),
             total_bytes: summary.map(|summary| summary.total_bytes),
             state,
         });
@@ -121,7 +121,7 @@ fn list_text(listed: &[Listed]) -> String {
             vec![
                 printable(&mount.mountpoint.display().to_string()),
                 mount.state.into(),
-                number(mount.files),
+                number(mount.file_count),
                 mount.total_bytes.map_or_else(|| "-".into(), human),
                 printable(&mount.reference),
             ]

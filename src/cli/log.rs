@@ -38,7 +38,10 @@ pub(super) fn to_file(global: &GlobalArgs, path: &Path) -> Result<()> {
         .mode(0o600)
         .open(path)
         .context(|| format!("cannot open the log {}", path.display()))?;
-    start(global, Mutex::new(file), false)
+    start(global, Mutex::new(file), false)?;
+    // Standard error leads nowhere then, and a panic is what must not go unseen.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    Ok(())
 }
 
 fn start<W>(global: &GlobalArgs, writer: W, on_terminal: bool) -> Result<()>

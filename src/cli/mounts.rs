@@ -99,7 +99,8 @@ pub(super) async fn list(global: &GlobalArgs, arguments: &ListArgs) -> Result<()
             mounts.and_then(|mounts| mounts.iter().find(|summary| summary.mountpoint == mount.target));
         listed.push(Listed {
             mountpoint: mount.target,
-            reference: summary.map_or(mount.source, |summary| summary.reference.clone()),
+            reference: summary
+                .map_or(mount.source.to_string_lossy().into_owned(), |summary| summary.reference.clone()),
             digest: summary.map(|summary| summary.digest.clone()),
             subpath: summary.and_then(|summary| summary.subpath.clone()),
             file_count: summary.map(|summary| summary.files),

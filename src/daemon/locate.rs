@@ -10,13 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
-use tokio::process::Command;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
-use crate::fuse::mountinfo::{self, MountPoint};
+use crate::fuse::{self, MOUNT_TYPE, MountEntry};
 
 /// The attribute of a mount's root that holds the path of its owner's control socket.
 pub const OWNER_XATTR: &str = "user.refmount.owner";
@@ -24,8 +22,8 @@ pub const OWNER_XATTR: &str = "user.refmount.owner";
 /// How long a mount may take to answer. It answers from memory, so that more means that it is hung.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long fusermount3 may take to unmount lazily.
-const FUSERMOUNT_LIMIT: Duration = Duration::from_secs(10);
+/// How long an unmount may take, which is lazy: a system call, or fusermount3 with a limit of its own.
+const DETACH_LIMIT: Duration = Duration::from_secs(40);
 
 /// Who answers for a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,9 +42,9 @@ pub enum OwnerOf {
 ///
 /// # Errors
 /// `Io` when the table cannot be read.
-pub fn mounts() -> Result<Vec<MountPoint>> {
-    let mut all = mountinfo::read()?;
-    all.retain(|mount| mount.fs_type == mountinfo::FS_TYPE);
+pub fn mounts() -> Result<Vec<MountEntry>> {
+    let mut all = fuse::mounts()?;
+    all.retain(|mount| mount.mount_type == MOUNT_TYPE);
     Ok(all)
 }
 
@@ -57,7 +55,7 @@ pub fn mounts() -> Result<Vec<MountPoint>> {
 pub async fn resolve(path: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(path).context(|| format!("bad path {}", path.display()))?;
     let whole = absolute.clone();
-    let resolved = match answer_of(move || std::fs::canonicalize(whole)).await {
+    let resolved = match answer_of(ANSWER_LIMIT, move || std::fs::canonicalize(whole)).await {
         Some(Ok(resolved)) => return Ok(resolved),
         Some(Err(error)) => Err(error),
         None => Err(std::io::ErrorKind::TimedOut.into()),
@@ -65,8 +63,8 @@ pub async fn resolve(path: &Path) -> Result<PathBuf> {
     // A dead or hung mount may refuse to be looked at, but not the directory that it is in.
     if let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) {
         let parent = parent.to_owned();
-        if let Some(Ok(parent)) = answer_of(move || std::fs::canonicalize(parent)).await
-            && mountinfo::read()?.iter().any(|mount| mount.target == parent.join(name))
+        if let Some(Ok(parent)) = answer_of(ANSWER_LIMIT, move || std::fs::canonicalize(parent)).await
+            && fuse::mount_at(&parent.join(name))?.is_some()
         {
             return Ok(parent.join(name));
         }
@@ -79,9 +77,9 @@ pub async fn resolve(path: &Path) -> Result<PathBuf> {
 /// # Errors
 /// `NotFound` when nothing is mounted there; `Invalid` when something else is, naming it.
 pub async fn owner_of(target: &Path) -> Result<OwnerOf> {
-    require_refmount(target, &mountinfo::read()?)?;
+    require_refmount(target, fuse::mount_at(target)?, &fuse::mounts()?)?;
     let path = target.to_owned();
-    Ok(match answer_of(move || read_owner(&path)).await {
+    Ok(match answer_of(ANSWER_LIMIT, move || read_owner(&path)).await {
         None => OwnerOf::Hung,
         Some(Ok(socket)) => OwnerOf::Socket(socket),
         Some(Err(Errno::NOTCONN | Errno::CONNABORTED)) => OwnerOf::Dead,
@@ -93,20 +91,23 @@ pub async fn owner_of(target: &Path) -> Result<OwnerOf> {
     })
 }
 
-/// Checks that the topmost mount on `target` is one of refmount.
-fn require_refmount(target: &Path, table: &[MountPoint]) -> Result<()> {
+/// Checks that `found`, the topmost mount on `target`, is one of refmount.
+fn require_refmount(target: &Path, found: Option<MountEntry>, table: &[MountEntry]) -> Result<()> {
     let shown = target.display();
-    // Later lines lie above earlier ones.
-    match table.iter().rfind(|mount| mount.target == target) {
-        Some(mount) if mount.fs_type == mountinfo::FS_TYPE => Ok(()),
+    match found {
+        Some(mount) if mount.mount_type == MOUNT_TYPE => Ok(()),
         Some(mount) => Err(Error::new(
             ErrorKind::Invalid,
-            format!("{shown} is no mount of refmount, but one of type {} of {}", mount.fs_type, mount.source),
+            format!(
+                "{shown} is no mount of refmount, but one of type {} of {}",
+                mount.mount_type,
+                mount.source.display()
+            ),
         )),
         None => {
             let around = table
                 .iter()
-                .rfind(|mount| mount.fs_type == mountinfo::FS_TYPE && target.starts_with(&mount.target));
+                .rfind(|mount| mount.mount_type == MOUNT_TYPE && target.starts_with(&mount.target));
             let hint = around
                 .map(|mount| format!("; it lies in the mount on {}", mount.target.display()))
                 .unwrap_or_default();
@@ -122,46 +123,35 @@ fn read_owner(target: &Path) -> Result<PathBuf, Errno> {
     Ok(PathBuf::from(OsString::from_vec(buffer[..length].to_vec())))
 }
 
-/// Takes `target` out of the tree of files; whoever has files of it open keeps them.
+/// Takes `target` out of the tree of files; whoever has files of it open keeps them. That it is gone already is no
+/// failure.
 ///
 /// # Errors
-/// `Io`, with what fusermount3 said where it had to be asked.
+/// `Io` when the kernel refuses; `TimedOut`.
 pub async fn detach(target: &Path) -> Result<()> {
-    let cannot = || format!("cannot unmount {}", target.display());
     let path = target.to_owned();
-    let direct =
-        answer_of(move || rustix::mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW));
-    match direct.await {
-        Some(Ok(())) => return Ok(()),
-        Some(Err(Errno::PERM)) => {}
-        Some(Err(error)) => return Err(std::io::Error::from(error)).context(cannot),
-        None => {
-            return Err(Error::new(ErrorKind::TimedOut, format!("{}: the kernel does not answer", cannot())));
-        }
+    match answer_of(DETACH_LIMIT, move || fuse::unmount_target(&path)).await {
+        Some(detached) => detached.map(drop),
+        None => Err(Error::new(
+            ErrorKind::TimedOut,
+            format!("cannot unmount {}: the kernel does not answer", target.display()),
+        )),
     }
-    let mut command = Command::new("fusermount3");
-    command.args(["-u", "-z", "--"]).arg(target).kill_on_drop(true).stdin(std::process::Stdio::null());
-    let output = timeout(FUSERMOUNT_LIMIT, command.output())
-        .await
-        .map_err(|_| Error::new(ErrorKind::TimedOut, format!("{}: fusermount3 does not end", cannot())))?
-        .context(|| format!("{}: cannot run fusermount3 (Debian package fuse3)", cannot()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::new(ErrorKind::Io, format!("{}: {}", cannot(), said.trim())))
 }
 
-/// What `ask` says, or nothing if it takes longer than [`ANSWER_LIMIT`]; its thread is left behind then, and ends
+/// What `ask` says, or nothing if it takes longer than `limit`; its thread is left behind then, and ends
 /// with the process.
-async fn answer_of<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+async fn answer_of<T: Send + 'static>(
+    limit: Duration,
+    ask: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
     let thread = std::thread::Builder::new().name("ask-mount".into()).spawn(move || {
         // Nobody listens any more once the limit has passed.
         let _ = sender.send(ask());
     });
     thread.ok()?;
-    timeout(ANSWER_LIMIT, receiver).await.ok()?.ok()
+    timeout(limit, receiver).await.ok()?.ok()
 }
 
 #[cfg(test)]
@@ -181,18 +171,24 @@ mod tests {
     }
 
     #[test]
-    fn the_topmost_mount_counts() {
-        let mount = |fs_type: &str| MountPoint {
+    fn a_path_inside_of_a_mount_is_told_where_the_mount_is() {
+        let ours = MountEntry {
+            id: 1,
+            parent: 0,
+            device: (0, 1),
             target: "/m".into(),
-            fs_type: fs_type.into(),
+            mount_type: MOUNT_TYPE.into(),
             source: "x".into(),
-            ..MountPoint::default()
         };
-        let ours = mount(mountinfo::FS_TYPE);
-        require_refmount(Path::new("/m"), &[mount("ext4"), ours.clone()]).unwrap();
-        let error = require_refmount(Path::new("/m"), &[ours.clone(), mount("ext4")]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Invalid);
-        let error = require_refmount(Path::new("/m/below"), &[ours]).unwrap_err();
+        require_refmount(Path::new("/m"), Some(ours.clone()), &[]).unwrap();
+        let error = require_refmount(Path::new("/m/below"), None, &[ours]).unwrap_err();
         assert!(error.to_string().contains("it lies in the mount on /m"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_answer_is_left_behind() {
+        let (_keep, never) = std::sync::mpsc::channel::<()>();
+        assert_eq!(answer_of(Duration::from_millis(10), move || never.recv().is_ok()).await, None);
+        assert_eq!(answer_of(ANSWER_LIMIT, || 7).await, Some(7));
     }
 }

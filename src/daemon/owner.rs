@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::base::{Result, ResultExt as _};
 use crate::cache::{Cache, CacheSettings};
-use crate::fuse::mountinfo;
+use crate::fuse;
 use crate::mount::{MountRequest, Mounted};
 
 use super::api::OwnerInfo;
@@ -59,9 +59,8 @@ impl Mounter for KernelMounter {
 
     fn is_mounted(&self, target: &Path) -> bool {
         // What cannot be read can't say that it is gone.
-        mountinfo::read().map_or(true, |mounts| {
-            mounts.iter().any(|mount| mount.target == target && mount.fs_type == mountinfo::FS_TYPE)
-        })
+        fuse::mount_at(target)
+            .map_or(true, |entry| entry.is_some_and(|entry| entry.mount_type == fuse::MOUNT_TYPE))
     }
 }
 

@@ -7,8 +7,8 @@
 pub mod base;
 pub mod oci;
 pub mod registry;
-pub mod artifact;
 pub mod layer;
+pub mod artifact;
 pub mod cache;
 pub mod fetch;
 pub mod content;

@@ -1,0 +1,48 @@
+# Shared by the scripts beside it; sourced, not run.
+# shellcheck shell=bash
+
+# need_packages PACKAGE... : installs the Debian packages that are missing, or says exactly which ones are.
+need_packages() {
+    local missing=() package
+    for package in "$@"; do
+        if [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" != installed ]; then
+            missing+=("$package")
+        fi
+    done
+    if [ "${#missing[@]}" -eq 0 ]; then
+        return 0
+    fi
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        # Never asks for a password: a script that waits for one looks like one that hangs.
+        if ! command -v sudo >/dev/null || ! sudo -n true 2>/dev/null; then
+            echo "these packages are missing: ${missing[*]}" >&2
+            echo "install them as root: apt-get install ${missing[*]}" >&2
+            return 1
+        fi
+        as_root=(sudo -n)
+    fi
+    if ! command -v apt-get >/dev/null; then
+        echo "these Debian packages, or what they are called here, are missing: ${missing[*]}" >&2
+        return 1
+    fi
+    echo "installing ${missing[*]}" >&2
+    "${as_root[@]}" apt-get update -qq >&2 || return 1
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+}
+
+# need_rust : the toolchain, and a C compiler for the crates that need one.
+need_rust() {
+    if [ -f "$HOME/.cargo/env" ] && ! command -v cargo >/dev/null; then
+        # shellcheck disable=SC1091
+        . "$HOME/.cargo/env"
+    fi
+    if ! command -v cargo >/dev/null; then
+        echo "cargo is missing: install Rust 1.95 or later, see https://rustup.rs" >&2
+        return 1
+    fi
+    if ! command -v cc >/dev/null; then
+        need_packages gcc libc6-dev
+    fi
+}

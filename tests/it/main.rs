@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(unreachable_pub, reason = "the tests are one binary; its modules share what they make public")]
 
+mod cli;
 mod content;
 mod fuse;
 mod model;

@@ -1,0 +1,313 @@
+//! The commands that need no mount, as scripts use them: what is printed, and the exit status.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A directory to work in, and the program run in it with nothing of the caller's environment that matters.
+struct Workplace {
+    directory: TempDir,
+}
+
+impl Workplace {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    /// One with a layout `layout:v1` of the model that [`Self::put_model`] makes.
+    fn with_layout() -> Self {
+        let workplace = Self::new();
+        workplace.put_model();
+        assert_done(&workplace.run(&["pack", "model", "oci:layout:v1"]));
+        workplace
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn put(&self, name: &str, content: &[u8]) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::io::Write::write_all(&mut std::fs::File::create(path).unwrap(), content).unwrap();
+    }
+
+    fn put_model(&self) {
+        self.put("model/config.json", b"{}\n");
+        self.put("model/weights/model.safetensors", &shard());
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_refmount"));
+        command.args(arguments).current_dir(self.directory.path()).stdin(Stdio::null());
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("REFMOUNT_")) {
+                command.env_remove(name);
+            }
+        }
+        command.env("REFMOUNT_CACHE_DIR", self.path("cache")).env("SOURCE_DATE_EPOCH", "1700000000");
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// The blob that holds `content`.
+    fn blob_of(&self, content: &[u8]) -> PathBuf {
+        let blobs = self.path("layout/blobs/sha256");
+        let holds = |path: &PathBuf| std::fs::read(path).unwrap() == content;
+        std::fs::read_dir(blobs).unwrap().map(|entry| entry.unwrap().path()).find(holds).unwrap()
+    }
+}
+
+/// Content that does not repeat within a megabyte, longer than any buffer on its way.
+fn shard() -> Vec<u8> {
+    (0..3_000_000_u32).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+fn assert_done(output: &Output) {
+    assert!(output.status.success(), "{}: {}", output.status, stderr(output));
+}
+
+fn assert_failed(output: &Output, status: i32, words: &str) {
+    assert_eq!(output.status.code(), Some(status), "{}", stderr(output));
+    assert!(stderr(output).contains(words), "{words:?} is not in {:?}", stderr(output));
+    assert!(output.stdout.is_empty(), "printed on standard output: {:?}", stdout(output));
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    assert_done(output);
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn inspect_shows_what_pack_made() {
+    let workplace = Workplace::with_layout();
+    let shown = json(&workplace.run(&["inspect", "-o", "json", "oci:layout:v1"]));
+    assert_eq!(shown["reference"], format!("oci:{}:v1", workplace.path("layout").display()));
+    assert_eq!(shown["media_type"], "application/vnd.oci.image.manifest.v1+json");
+    assert_eq!(shown["artifact_type"], "application/vnd.cncf.model.manifest.v1+json");
+    assert_eq!(shown["kind"], "artifact");
+    assert_eq!(shown["warnings"], Value::Array(Vec::new()));
+    let layers = shown["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 2);
+    assert_eq!(layers[0]["path"], "config.json");
+    assert_eq!(layers[1]["path"], "weights/model.safetensors");
+    assert_eq!(layers[1]["size"], 3_000_000);
+    assert_eq!(layers[1]["format"], "raw");
+    assert_eq!(layers[1]["media_type"], "application/vnd.cncf.model.weight.v1.raw");
+    assert!(layers[1]["digest"].as_str().unwrap().starts_with("sha256:"));
+
+    let text = stdout(&workplace.run(&["inspect", "oci:layout"]));
+    assert!(text.contains(shown["digest"].as_str().unwrap()), "{text}");
+}
+
+#[test]
+fn the_same_files_packed_again_have_the_same_digest() {
+    let workplace = Workplace::with_layout();
+    let first = json(&workplace.run(&["inspect", "-o", "json", "oci:layout:v1"]));
+    assert_done(&workplace.run(&["pack", "model", "oci:other:v2"]));
+    let second = json(&workplace.run(&["inspect", "-o", "json", "oci:other:v2"]));
+    assert_eq!(first["digest"], second["digest"]);
+    let pinned = format!("oci:layout@{}", first["digest"].as_str().unwrap());
+    assert_done(&workplace.run(&["tree", &pinned]));
+}
+
+#[test]
+fn a_tag_packed_anew_leads_to_the_new_files() {
+    let workplace = Workplace::with_layout();
+    workplace.put("model/config.json", b"{\"new\": true}\n");
+    assert_done(&workplace.run(&["pack", "model", "oci:layout:v1"]));
+    assert_eq!(stdout(&workplace.run(&["cat", "oci:layout:v1", "config.json"])), "{\"new\": true}\n");
+}
+
+#[test]
+fn a_packed_artifact_is_read_by_skopeo() {
+    let workplace = Workplace::with_layout();
+    let output = Command::new("skopeo")
+        .args(["inspect", "--raw", "oci:layout:v1"])
+        .current_dir(workplace.directory.path())
+        .output()
+        .expect("skopeo is missing; scripts/test installs it");
+    assert_eq!(json(&output)["layers"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn tree_lists_all_or_a_part() {
+    let workplace = Workplace::with_layout();
+    let all = stdout(&workplace.run(&["tree", "oci:layout:v1"]));
+    let lines: Vec<&str> = all.lines().collect();
+    assert_eq!(lines.len(), 2, "{all}");
+    assert!(
+        lines[0].starts_with("-rw") && lines[0].contains("      3 2023-11-14 22:13 config.json"),
+        "{all}"
+    );
+    assert!(lines[1].ends_with(" 3000000 2023-11-14 22:13 weights/model.safetensors"), "{all}");
+    let part = stdout(&workplace.run(&["tree", "oci:layout:v1", "./weights/"]));
+    assert_eq!(part.lines().count(), 1, "{part}");
+}
+
+#[test]
+fn cat_writes_every_byte_or_those_asked_for() {
+    let workplace = Workplace::with_layout();
+    let name = "weights/model.safetensors";
+    let whole = workplace.run(&["cat", "oci:layout:v1", name]);
+    assert_done(&whole);
+    let content = shard();
+    assert!(whole.stdout == content, "the content differs");
+    assert!(whole.stderr.is_empty(), "progress without a terminal: {}", stderr(&whole));
+    for (range, expected) in [
+        ("0-0", &content[..1]),
+        ("1000000-1999999", &content[1_000_000..2_000_000]),
+        ("2999990-", &content[2_999_990..]),
+        ("-7", &content[2_999_993..]),
+        ("2999999-99999999", &content[2_999_999..]),
+    ] {
+        let part = workplace.run(&["cat", "oci:layout:v1", name, "--range", range]);
+        assert_done(&part);
+        assert!(part.stdout == expected, "{range} differs");
+    }
+    assert_failed(&workplace.run(&["cat", "oci:layout:v1", name, "--range", "3000000-"]), 2, "3000000 bytes");
+    assert_failed(&workplace.run(&["cat", "oci:layout:v1", name, "--range", "7-3"]), 2, "before it begins");
+}
+
+#[test]
+fn cat_of_bytes_that_are_not_those_promised_fails() {
+    let workplace = Workplace::with_layout();
+    let mut content = shard();
+    let blob = workplace.blob_of(&content);
+    content[2_000_000] ^= 1;
+    workplace.put(blob.strip_prefix(workplace.directory.path()).unwrap().to_str().unwrap(), &content);
+    let output = workplace.run(&["cat", "oci:layout:v1", "weights/model.safetensors"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("its digest is sha256:"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let workplace = Workplace::with_layout();
+    let mut child = workplace
+        .command(&["cat", "oci:layout:v1", "weights/model.safetensors"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_done(&output);
+    assert!(output.stderr.is_empty(), "{}", stderr(&output));
+}
+
+#[test]
+fn what_does_not_exist_is_status_3() {
+    let workplace = Workplace::with_layout();
+    assert_failed(&workplace.run(&["inspect", "oci:layout:v2"]), 3, "v2");
+    assert_failed(&workplace.run(&["inspect", "oci:nowhere"]), 3, "nowhere");
+    assert_failed(&workplace.run(&["tree", "oci:layout:v1", "weights/none"]), 3, "exists is \"weights\"");
+    assert_failed(&workplace.run(&["cat", "oci:layout:v1", "none"]), 3, "\"none\" does not exist");
+    assert_failed(&workplace.run(&["umount", "nowhere"]), 3, "nowhere");
+    assert_failed(&workplace.run(&["umount", "model"]), 3, "nothing is mounted on");
+    assert_failed(&workplace.run(&["status", "model"]), 3, "nothing is mounted on");
+    assert_failed(&workplace.run(&["mount", "oci:layout:v1", "nowhere"]), 3, "mkdir -p nowhere");
+    assert_failed(&workplace.run(&["cache", "info"]), 3, "there is no cache");
+    assert!(!workplace.path("cache").exists(), "looking at a cache made one");
+}
+
+#[test]
+fn what_makes_no_sense_is_status_2() {
+    let workplace = Workplace::with_layout();
+    for arguments in [
+        &[][..],
+        &["fly"],
+        &["mount", "oci:layout:v1"],
+        &["mount", "oci:layout:v1", "model", "--cache-size", "much"],
+        &["mount", "oci:layout:v1", "model", "--cache-min-free", "120%"],
+        &["mount", "oci:layout:v1", "model", "--read-timeout", "0"],
+        &["mount", "oci:layout:v1", "model", "--platform", "linux"],
+        &["mount", "UPPER/case", "model"],
+        &["inspect", "oci:layout:v1", "-o", "yaml"],
+        &["cat", "oci:layout:v1", "../config.json"],
+        &["pack", "model", "registry.example/model"],
+        &["pack", "model", "oci:model/layout"],
+        &["completions", "tcsh"],
+        &["list", "--log-level", "refmount=loud"],
+    ] {
+        let output = workplace.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+        assert!(!output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_mount_of_another_kind_is_named_and_left_alone() {
+    let workplace = Workplace::new();
+    assert_failed(&workplace.run(&["umount", "/proc"]), 1, "type proc");
+    assert!(Path::new("/proc/self").exists());
+}
+
+#[test]
+fn umount_goes_on_after_a_failure_and_reports_each() {
+    let workplace = Workplace::new();
+    let output = workplace.run(&["umount", "one", "/proc", "two"]);
+    assert_eq!(output.status.code(), Some(3), "the first failure counts");
+    assert_eq!(stderr(&output).lines().count(), 3, "{}", stderr(&output));
+}
+
+#[test]
+fn what_can_not_be_packed_is_refused_by_name() {
+    let workplace = Workplace::new();
+    std::fs::create_dir(workplace.path("empty")).unwrap();
+    assert_failed(&workplace.run(&["pack", "empty", "oci:layout:v1"]), 2, "holds no files");
+    assert!(!workplace.path("layout").exists(), "a layout of nothing");
+    workplace.put_model();
+    symlink("/etc/passwd", workplace.path("model/outside")).unwrap();
+    assert_failed(&workplace.run(&["pack", "model", "oci:layout:v1"]), 2, "model/outside");
+    assert_failed(&workplace.run(&["pack", "nowhere", "oci:layout:v1"]), 3, "nowhere");
+}
+
+#[test]
+fn options_come_from_the_environment_too() {
+    let workplace = Workplace::with_layout();
+    let output =
+        workplace.command(&["inspect", "oci:layout:v1"]).env("REFMOUNT_OUTPUT", "json").output().unwrap();
+    assert_eq!(json(&output)["kind"], "artifact");
+    let output = workplace
+        .command(&["mount", "oci:layout:v1", "model"])
+        .env("REFMOUNT_CACHE_SIZE", "much")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+}
+
+#[test]
+fn completions_name_the_commands() {
+    let workplace = Workplace::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = workplace.run(&["completions", shell]);
+        assert_done(&output);
+        assert!(stdout(&output).contains("inspect"), "{shell}");
+    }
+}
+
+#[test]
+fn a_name_in_a_manifest_can_not_steer_the_terminal() {
+    let workplace = Workplace::new();
+    workplace.put("model/a\u{1b}[2Jb", b"x");
+    assert_done(&workplace.run(&["pack", "model", "oci:layout:v1"]));
+    for command in [&["tree", "oci:layout:v1"][..], &["inspect", "oci:layout:v1"]] {
+        let text = stdout(&workplace.run(command));
+        assert!(!text.contains('\u{1b}') && text.contains("a\u{fffd}[2Jb"), "{text}");
+    }
+}

@@ -4,6 +4,9 @@
 //! unmounted it. A client that goes away changes nothing about the mount it asked for. A request for what is
 //! mounted already is answered from what is there; requests for the same at the same time share one
 //! mount. Once [`Mounts::close`] has found none left, no more are taken.
+//!
+//! A mount that was unmounted while files of it were open *lingers*: its directory is free again, but it is served,
+//! and keeps its owner alive, until they are closed.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -83,6 +86,8 @@ struct Slot {
 #[derive(Default)]
 struct State {
     slots: HashMap<PathBuf, Slot>,
+    /// Unmounted, but still read from; by number.
+    lingering: HashMap<u64, Slot>,
     next_number: u64,
     closed: bool,
 }
@@ -100,8 +105,14 @@ pub enum Answer {
 pub struct Mounts {
     mounter: Arc<dyn Mounter>,
     state: Mutex<State>,
-    /// How many slots there are.
+    /// How many mounts there are, lingering ones too. Touched at every change of the slots.
     count: watch::Sender<usize>,
+}
+
+impl State {
+    fn count(&self) -> usize {
+        self.slots.len() + self.lingering.len()
+    }
 }
 
 impl std::fmt::Debug for Mounts {
@@ -143,7 +154,7 @@ impl Mounts {
             if !is_same(&slot.request, &request) {
                 // What is there may be on its way out.
                 if self.is_leaving(&slot).await {
-                    self.gone(&slot).await;
+                    self.linger(&slot);
                     continue;
                 }
                 return Err(Error::new(
@@ -157,7 +168,7 @@ impl Mounts {
                 ));
             }
             if !is_new && self.is_leaving(&slot).await {
-                self.gone(&slot).await;
+                self.linger(&slot);
                 continue;
             }
             let mount = known(&slot).await?;
@@ -178,7 +189,7 @@ impl Mounts {
         let slot = Slot { number: state.next_number, request: request.clone(), outcome };
         state.next_number += 1;
         state.slots.insert(request.target.clone(), slot.clone());
-        self.count.send_replace(state.slots.len());
+        self.count.send_replace(state.count());
         drop(state);
         let life = Life { mounts: Arc::clone(self), target: request.target.clone(), number: slot.number };
         tokio::spawn(life.run(request.clone(), sender));
@@ -198,10 +209,17 @@ impl Mounts {
         tokio::task::spawn_blocking(move || !mounter.is_mounted(&target)).await.unwrap_or(false)
     }
 
-    /// Waits until the slot's mount is gone.
-    async fn gone(&self, slot: &Slot) {
-        let mut outcome = slot.outcome.clone();
-        while outcome.changed().await.is_ok() {}
+    /// Frees the target of a mount that is out of the tree of files.
+    fn linger(&self, slot: &Slot) {
+        let mut state = self.state();
+        let target = &slot.request.target;
+        if state.slots.get(target).is_some_and(|there| there.number == slot.number)
+            && let Some(slot) = state.slots.remove(target)
+        {
+            // Its life takes it away from there: had that been over, it would not have been in its place.
+            state.lingering.insert(slot.number, slot);
+            self.count.send_replace(state.count());
+        }
     }
 
     /// What is mounted.
@@ -221,7 +239,7 @@ impl Mounts {
         self.state().slots.get(target).and_then(running).ok_or_else(|| not_mounted(target))
     }
 
-    /// Unmounts `target` and waits until it is gone.
+    /// Unmounts `target`; it can be mounted on again then.
     ///
     /// # Errors
     /// `NotFound`, `TimedOut`, or what unmounting failed with.
@@ -229,7 +247,7 @@ impl Mounts {
         let slot = self.state().slots.get(target).cloned().ok_or_else(|| not_mounted(target))?;
         let work = async {
             known(&slot).await?.unmount().await?;
-            self.gone(&slot).await;
+            self.linger(&slot);
             Ok(())
         };
         timeout(api::UNMOUNT_TIMEOUT, work).await.unwrap_or_else(|_| {
@@ -242,17 +260,18 @@ impl Mounts {
 
     /// Waits at most `limit` for the end of the mount on `target`; says whether it is gone.
     pub async fn ended(&self, target: &Path, limit: Duration) -> bool {
-        let slot = self.state().slots.get(target).cloned();
-        match slot {
-            Some(slot) => timeout(limit, self.gone(&slot)).await.is_ok(),
-            None => true,
-        }
+        let number = || self.state().slots.get(target).map(|slot| slot.number);
+        let mut changes = self.count.subscribe();
+        let Some(first) = number() else { return true };
+        // Not asked inside of `wait_for`, which holds the channel's lock, under the lock of the state.
+        let gone = async { while number() == Some(first) && changes.changed().await.is_ok() {} };
+        timeout(limit, gone).await.is_ok()
     }
 
     /// Takes no more mounts from now on, if there are none; says whether that is so.
     pub fn close_if_empty(&self) -> bool {
         let mut state = self.state();
-        state.closed |= state.slots.is_empty();
+        state.closed |= state.count() == 0;
         state.closed
     }
 
@@ -265,11 +284,7 @@ impl Mounts {
         };
         let all = slots.iter().map(|slot| async move {
             let target = slot.request.target.display();
-            let work = async {
-                known(slot).await?.unmount().await?;
-                self.gone(slot).await;
-                Ok::<(), Error>(())
-            };
+            let work = async { known(slot).await?.unmount().await };
             match timeout(limit, work).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!("cannot unmount {target}: {}", error.chain()),
@@ -312,8 +327,12 @@ impl Life {
 
     fn remove(&self) {
         let mut state = self.mounts.state();
-        if state.slots.get(&self.target).is_some_and(|slot| slot.number == self.number) {
+        let lingered = state.lingering.remove(&self.number).is_some();
+        let is_there = state.slots.get(&self.target).is_some_and(|slot| slot.number == self.number);
+        if is_there {
             state.slots.remove(&self.target);
+        }
+        if is_there || lingered {
             self.mounts.count.send_replace(state.slots.len());
         }
     }

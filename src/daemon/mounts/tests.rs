@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ pub(crate) struct Double {
     live: Arc<Mutex<Vec<PathBuf>>>,
     pub(crate) mounted: AtomicUsize,
     pub(crate) failure: Mutex<Option<Error>>,
+    pub(crate) is_read: Arc<AtomicBool>,
     /// Set: mounting waits until it is told to go on.
     pub(crate) gate: Mutex<Option<Arc<Notify>>>,
 }
@@ -22,13 +23,8 @@ struct DoubleMount {
     summary: MountSummary,
     live: Arc<Mutex<Vec<PathBuf>>>,
     gone: watch::Sender<bool>,
-}
-
-impl DoubleMount {
-    fn leave(&self) {
-        self.live.lock().unwrap().retain(|target| *target != self.summary.mountpoint);
-        self.gone.send_replace(true);
-    }
+    /// Whether files of it are open, so that it outlives its place.
+    is_read: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -55,7 +51,8 @@ impl Mounter for Double {
             total_bytes: 2,
             warnings: Vec::new(),
         };
-        Ok(Arc::new(DoubleMount { summary, live: Arc::clone(&self.live), gone: watch::Sender::new(false) }))
+        let (live, is_read) = (Arc::clone(&self.live), Arc::clone(&self.is_read));
+        Ok(Arc::new(DoubleMount { summary, live, gone: watch::Sender::new(false), is_read }))
     }
 
     fn is_mounted(&self, target: &Path) -> bool {
@@ -85,7 +82,10 @@ impl Mount for DoubleMount {
     }
 
     async fn unmount(&self) -> Result<()> {
-        self.leave();
+        self.live.lock().unwrap().retain(|target| *target != self.summary.mountpoint);
+        if !self.is_read.load(Ordering::SeqCst) {
+            self.gone.send_replace(true);
+        }
         Ok(())
     }
 }
@@ -205,6 +205,25 @@ async fn unmounting_waits_until_it_can_be_mounted_again() {
     assert_eq!(mounts.get(Path::new("/a")).err().map(|error| error.kind()), Some(ErrorKind::NotFound));
     assert!(mounts.ended(Path::new("/a"), Duration::ZERO).await);
     assert_eq!(mounts.unmount(Path::new("/a")).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_mount_with_open_files_frees_its_place_and_keeps_its_owner() {
+    let (double, mounts) = mounts();
+    double.is_read.store(true, Ordering::SeqCst);
+    mounted(&mounts, request("/a")).await;
+    let old = mounts.get(Path::new("/a")).unwrap();
+    mounts.unmount(Path::new("/a")).await.unwrap();
+    assert!(mounts.list().is_empty());
+    assert!(mounts.ended(Path::new("/a"), Duration::ZERO).await);
+    assert!(!mounts.close_if_empty(), "files of it are open");
+    mounted(&mounts, request("/a")).await;
+    assert_eq!(*mounts.count().borrow(), 2);
+    double.is_read.store(false, Ordering::SeqCst);
+    mounts.unmount(Path::new("/a")).await.unwrap();
+    old.unmount().await.unwrap();
+    mounts.count().wait_for(|count| *count == 0).await.unwrap();
+    assert!(mounts.close_if_empty());
 }
 
 #[tokio::test]

@@ -31,8 +31,6 @@ pub struct ContentSettings {
     pub whole_files: bool,
     /// How long a read may wait while nothing at all arrives for its blob.
     pub read_timeout: Duration,
-    /// How long a read may take in all, where the kernel sets such a limit.
-    pub answer_within: Option<Duration>,
 }
 
 /// The content of all layers of one mount.
@@ -104,21 +102,12 @@ impl Content {
         Ok(is_hit)
     }
 
-    /// Reads exactly `range` of the file in layer `layer`, from cache or network, within the configured time.
+    /// Reads exactly `range` of the file in layer `layer`, from cache or network. Ends in an error when nothing
+    /// arrives for the configured time.
     ///
     /// # Errors
     /// `Corrupt`, `TimedOut`, or what the source failed with once its attempts were used up.
     pub async fn read(&self, layer: usize, range: Range<u64>) -> Result<Vec<u8>> {
-        let start = range.start;
-        let read = self.read_in_its_time(layer, range);
-        let Some(limit) = self.settings.answer_within else { return read.await };
-        match tokio::time::timeout(limit, read).await {
-            Ok(result) => result,
-            Err(_) => Err(self.timed_out(layer, start, limit)),
-        }
-    }
-
-    async fn read_in_its_time(&self, layer: usize, range: Range<u64>) -> Result<Vec<u8>> {
         let blob = self.blob(layer);
         if self.settings.verify_before_read && !blob.is_verified() {
             blob.verified().await?;

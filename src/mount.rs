@@ -5,12 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
-use crate::base::{Digest, Result};
+use crate::artifact::{self, Artifact};
+use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use crate::cache::Cache;
-use crate::content::Standing;
-use crate::oci::Platform;
+use crate::content::{Content, ContentSettings, Standing};
+use crate::fetch::Fetcher;
+use crate::fs::{Filesystem, Identity};
+use crate::fuse::{FuseMount, MountSpec};
+use crate::oci::{Platform, SourceRef};
 use crate::registry::SourceOptions;
+use crate::tree::{Tree, View};
 
 /// When bytes are checked against the blob's digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,34 +119,100 @@ pub struct FileStatus {
     pub passthrough: bool,
 }
 
-/// A mount that is being served.
+/// A mount that is being served. Dropping it unmounts lazily.
 #[derive(Debug)]
-pub struct Mounted {}
+pub struct Mounted {
+    summary: MountSummary,
+    mount: FuseMount,
+    filesystem: Arc<Filesystem>,
+    content: Arc<Content>,
+    cache: Arc<Cache>,
+    prefetch: Option<JoinHandle<()>>,
+}
 
 impl Mounted {
-    /// Resolves, mounts and serves. Returns once the tree can be read; no blob byte has been fetched then.
+    /// Resolves, mounts and serves, through the cache of `fetcher`. Returns once the tree can be read; no blob
+    /// byte has been fetched then.
     ///
     /// # Errors
-    /// Those of [`crate::artifact::load`]; `NotFound` for a missing subPath or mount point; `Busy` for a mount
-    /// point that is one already; `Io` when the kernel refuses.
-    pub async fn start(request: &MountRequest, cache: Arc<Cache>) -> Result<Arc<Self>> {
-        let _ = (request, cache);
-        unimplemented!()
+    /// Those of [`artifact::load`]; `NotFound` for a missing subPath or mount point; `Busy` for a mount point that
+    /// is one already; `Io` when the kernel refuses.
+    pub async fn start(request: &MountRequest, fetcher: &Arc<Fetcher>) -> Result<Arc<Self>> {
+        let reference: SourceRef = request.reference.parse()?;
+        let platform = request.platform.clone().unwrap_or_else(Platform::host);
+        let (artifact, source) = artifact::load(&reference, &platform, &request.source).await?;
+        let view = view(&artifact, request.subpath.as_deref())?;
+        let summary = summary(&artifact, &view, request);
+        let layers =
+            artifact.layers.iter().map(|layer| (layer.descriptor.digest.clone(), layer.descriptor.size));
+        let content = Arc::new(Content::new(fetcher, &source, layers, content_settings(request))?);
+        let identity = Identity {
+            reference: summary.reference.clone(),
+            digest: artifact.digest.clone(),
+            owner: Some(fetcher.cache().paths().control_socket()),
+        };
+        let filesystem = Arc::new(Filesystem::new(view, content.clone(), identity));
+        let mount = {
+            let filesystem = filesystem.clone();
+            let spec = MountSpec {
+                target: request.target.clone(),
+                source_name: summary.reference.clone(),
+                allow_other: request.allow_other,
+            };
+            let runtime = Handle::current();
+            tokio::task::spawn_blocking(move || FuseMount::start(filesystem, &spec, &runtime))
+                .await
+                .map_err(|error| Error::new(ErrorKind::Io, format!("mounting broke off: {error}")))??
+        };
+        let summary = MountSummary { mountpoint: mount.target().to_owned(), ..summary };
+        tracing::info!(
+            reference = summary.reference,
+            digest = %summary.digest,
+            mountpoint = %summary.mountpoint.display(),
+            subpath = summary.subpath,
+            files = summary.files,
+            bytes = summary.total_bytes,
+            "mounted"
+        );
+        let prefetch =
+            (request.prefetch == PrefetchPolicy::All).then(|| spawn_prefetch(&filesystem, &content));
+        let cache = fetcher.cache().clone();
+        Ok(Arc::new(Self { summary, mount, filesystem, content, cache, prefetch }))
     }
 
     /// What was mounted where.
+    #[must_use]
     pub fn summary(&self) -> &MountSummary {
-        unimplemented!()
+        &self.summary
     }
 
-    /// What is known right now.
+    /// What is known right now. May wait for the disk.
+    #[must_use]
     pub fn status(&self) -> MountStatus {
-        unimplemented!()
+        let view = self.filesystem.view();
+        let files: Vec<FileStatus> = view
+            .files()
+            .map(|file| FileStatus {
+                path: String::from_utf8_lossy(&view.path_of(file.ino)).into_owned(),
+                size: file.size,
+                cached_bytes: self.content.cached_bytes(file.layer),
+                standing: self.content.standing(file.layer),
+                passthrough: self.mount.is_passthrough(file.ino),
+            })
+            .collect();
+        MountStatus {
+            summary: self.summary.clone(),
+            network_bytes: self.content.network_bytes(),
+            cached_bytes: files.iter().map(|file| file.cached_bytes).sum(),
+            rejected_chunks: self.content.rejected_chunks(),
+            degraded: self.cache.info().degraded,
+            files,
+        }
     }
 
     /// Returns once the mount is gone, whoever unmounted it.
     pub async fn ended(&self) {
-        unimplemented!()
+        self.mount.ended().await;
     }
 
     /// Unmounts, lazily where files are open, and ends serving; bounded in time.
@@ -147,6 +220,59 @@ impl Mounted {
     /// # Errors
     /// `Io` when the kernel refuses.
     pub async fn unmount(&self) -> Result<()> {
-        unimplemented!()
+        self.mount.unmount().await
     }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Some(prefetch) = &self.prefetch {
+            prefetch.abort();
+        }
+        tracing::info!(
+            reference = self.summary.reference,
+            mountpoint = %self.summary.mountpoint.display(),
+            network_bytes = self.content.network_bytes(),
+            "unmounted"
+        );
+    }
+}
+
+fn view(artifact: &Artifact, subpath: Option<&str>) -> Result<View> {
+    let layers: Vec<_> = artifact.layers.iter().map(|layer| layer.entries.clone()).collect();
+    let reference = artifact.reference.to_string();
+    let tree = Tree::build(&layers).context(|| format!("cannot mount {reference}"))?;
+    View::new(Arc::new(tree), subpath, &reference)
+}
+
+fn summary(artifact: &Artifact, view: &View, request: &MountRequest) -> MountSummary {
+    let of_layers = artifact.layers.iter().flat_map(|layer| &layer.warnings);
+    MountSummary {
+        reference: artifact.reference.to_string(),
+        digest: artifact.digest.clone(),
+        mountpoint: request.target.clone(),
+        subpath: request.subpath.clone(),
+        files: view.file_count(),
+        total_bytes: view.total_bytes(),
+        warnings: artifact.warnings.iter().chain(of_layers).cloned().collect(),
+    }
+}
+
+fn content_settings(request: &MountRequest) -> ContentSettings {
+    ContentSettings {
+        verify_before_read: request.verify == VerifyPolicy::BeforeRead,
+        whole_files: request.prefetch != PrefetchPolicy::Off,
+        read_timeout: request.read_timeout,
+    }
+}
+
+/// Fetches all files of the view, in the order of their paths, behind whatever readers want.
+fn spawn_prefetch(filesystem: &Arc<Filesystem>, content: &Arc<Content>) -> JoinHandle<()> {
+    let layers: Vec<usize> = filesystem.view().files().map(|file| file.layer).collect();
+    let content = content.clone();
+    tokio::spawn(async move {
+        if let Err(error) = content.fill(layers).await {
+            tracing::warn!("prefetch stopped: {}", error.chain());
+        }
+    })
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -16,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::base::{Result, ResultExt as _};
 use crate::cache::{Cache, CacheSettings};
+use crate::fetch::Fetcher;
 use crate::fuse;
 use crate::mount::{MountRequest, Mounted};
 
@@ -47,13 +49,13 @@ const ANSWERS_LIMIT: Duration = Duration::from_millis(500);
 /// Mounts for real, into one cache.
 #[derive(Debug)]
 struct KernelMounter {
-    cache: Arc<Cache>,
+    fetcher: Arc<Fetcher>,
 }
 
 #[async_trait]
 impl Mounter for KernelMounter {
     async fn mount(&self, request: &MountRequest) -> Result<Arc<dyn Mount>> {
-        let mounted = Mounted::start(request, Arc::clone(&self.cache)).await?;
+        let mounted = Mounted::start(request, &self.fetcher).await?;
         Ok(mounted)
     }
 
@@ -107,7 +109,9 @@ impl Owner {
     /// # Errors
     /// `Busy` when another process owns the directory; those of [`Cache::open`] and [`server::bind`].
     pub fn start(settings: CacheSettings) -> Result<Self> {
-        Self::start_with(settings, |cache| Arc::new(KernelMounter { cache }))
+        Self::start_with(settings, |cache| {
+            Arc::new(KernelMounter { fetcher: Fetcher::new(cache, Handle::current()) })
+        })
     }
 
     fn start_with(

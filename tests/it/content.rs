@@ -15,12 +15,8 @@ use tokio::runtime::Handle;
 
 use crate::support::memory_source::{Fault, MemorySource};
 
-pub const SETTINGS: ContentSettings = ContentSettings {
-    verify_before_read: false,
-    whole_files: false,
-    read_timeout: Duration::from_secs(5),
-    answer_within: None,
-};
+pub const SETTINGS: ContentSettings =
+    ContentSettings { verify_before_read: false, whole_files: false, read_timeout: Duration::from_secs(5) };
 
 pub fn random_bytes(seed: u64, bytes: u64) -> Vec<u8> {
     let mut data = vec![0; bytes as usize];
@@ -208,15 +204,6 @@ async fn what_stays_away_ends_in_an_error_that_names_it() {
     setting.source.schedule([Fault::Stalled(5)]);
     let error = content.read(0, 0..1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_answer_comes_before_the_kernels_own_limit() {
-    let setting = Setting::new(CHUNK_BYTES);
-    let limit = Some(Duration::from_millis(200));
-    let content = setting.content(ContentSettings { answer_within: limit, ..SETTINGS });
-    setting.source.schedule([Fault::Stalled(0)]);
-    assert_eq!(content.read(0, 0..1).await.unwrap_err().kind(), ErrorKind::TimedOut);
 }
 
 #[tokio::test(flavor = "multi_thread")]

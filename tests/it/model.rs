@@ -120,7 +120,6 @@ impl World {
             verify_before_read: self.before_read,
             whole_files: true,
             read_timeout: Duration::from_secs(2),
-            answer_within: None,
         };
         self.content = Some(Content::new(&fetcher, &source, layers, settings).unwrap());
         self.cache = Some(cache);

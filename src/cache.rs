@@ -156,7 +156,7 @@ impl Cache {
         let owner = Owner::take(&paths)?;
         let disk = Disk::new(paths, owner, surroundings);
         let cannot = || format!("cannot recover the cache in {}", disk.paths.root().display());
-        documents::recover(&disk).context(cannot)?;
+        documents::recover(&disk, settings.bytes_max).context(cannot)?;
         let mut segments = HashMap::new();
         for segment in recovery::recover_segments(&disk).context(cannot)? {
             {
@@ -364,11 +364,12 @@ impl Cache {
         documents::read(&self.disk, kind, digest)
     }
 
-    /// Keeps a small document under `digest`, durably; replaces one that is there.
+    /// Keeps a small document under `digest`, durably; replaces one that is there. Documents take an eighth of the
+    /// cache at most, then the oldest go.
     ///
     /// # Errors
     /// What the file system says.
     pub fn write_document(&self, kind: DocumentKind, digest: &Digest, bytes: &[u8]) -> Result<()> {
-        documents::write(&self.disk, kind, digest, bytes)
+        documents::write(&self.disk, self.limits.bytes_max, kind, digest, bytes)
     }
 }

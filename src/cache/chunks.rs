@@ -229,7 +229,8 @@ impl Chunks {
         let mut runs = Vec::new();
         let mut start = 0;
         for chunk in 0..=chunk_count(self.bytes) {
-            if chunk == chunk_count(self.bytes) || !self.is(chunk, State::Absent) {
+            let here = self.slot(chunk).is_some_and(|slot| slot.state != State::Absent);
+            if here || chunk == chunk_count(self.bytes) {
                 if start < chunk {
                     runs.push(start..chunk);
                 }
@@ -535,5 +536,32 @@ mod tests {
         assert_eq!(records[0].1.last_use, 8);
         chunks.end_sync(&records, false);
         assert_eq!(chunks.begin_sync().len(), 1);
+    }
+
+    #[test]
+    fn what_a_failed_sync_may_have_lost_is_checked_again_and_the_rest_is_not() {
+        let mut chunks = with_chunk();
+        let records = chunks.begin_sync();
+        chunks.end_sync(&records, true);
+        chunks.begin_store(1).unwrap();
+        chunks.finish_store(1, [2; 32], 7);
+        assert!(chunks.unchecked(0..3).is_empty());
+        let records = chunks.begin_sync();
+        chunks.end_sync(&records, false);
+        chunks.distrust_unsynced();
+        assert_eq!(chunks.unchecked(0..3), [1]);
+        chunks.mark_checked(1);
+        assert!(chunks.unchecked(0..3).is_empty());
+    }
+
+    #[test]
+    fn absent_runs_are_what_lies_between_chunks() {
+        let mut chunks = Chunks::new(5 * CHUNK_BYTES);
+        let record = Record { durable: true, last_use: 1, digest: [0; 32] };
+        chunks.recover(2, record);
+        assert_eq!(chunks.absent_runs(), [0..2, 3..5]);
+        chunks.recover(0, record);
+        chunks.recover(4, record);
+        assert_eq!(chunks.absent_runs(), [1..2, 3..4]);
     }
 }

@@ -67,8 +67,10 @@ pub(super) struct Disk {
     pub(super) owner: Owner,
     pub(super) health: Health,
     pub(super) counters: Counters,
-    /// Bytes of chunks that are present or being written, and of documents.
-    used: AtomicU64,
+    /// Bytes of chunks that are present or being written.
+    chunk_bytes: AtomicU64,
+    /// Bytes of documents; rough while several are written at once.
+    document_bytes: AtomicU64,
     /// Advances by two with every store, to an even number; what is read between two stores was used at the odd
     /// one between them. So a hit only reads the clock, and a chunk that is read again and again is noted once.
     clock: AtomicU64,
@@ -82,25 +84,43 @@ impl Disk {
             owner,
             health: Health::new(surroundings.retry_pause),
             counters: Counters::default(),
-            used: AtomicU64::new(0),
+            chunk_bytes: AtomicU64::new(0),
+            document_bytes: AtomicU64::new(0),
             clock: AtomicU64::new(0),
         }
     }
 
-    /// Bytes in use.
+    /// Bytes of chunks and documents.
     pub(super) fn used(&self) -> u64 {
-        self.used.load(Ordering::Acquire)
+        self.chunk_bytes.load(Ordering::Acquire) + self.document_bytes()
     }
 
-    /// Counts `bytes` as used.
+    /// Counts `bytes` of chunks as used.
     pub(super) fn add_used(&self, bytes: u64) {
-        self.used.fetch_add(bytes, Ordering::AcqRel);
+        self.chunk_bytes.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    /// Counts `bytes` as used no more.
+    /// Counts `bytes` of chunks as used no more.
     pub(super) fn sub_used(&self, bytes: u64) {
-        let before = self.used.fetch_sub(bytes, Ordering::AcqRel);
+        let before = self.chunk_bytes.fetch_sub(bytes, Ordering::AcqRel);
         debug_assert!(before >= bytes, "more bytes given back than were used");
+    }
+
+    /// Bytes of documents.
+    pub(super) fn document_bytes(&self) -> u64 {
+        self.document_bytes.load(Ordering::Acquire)
+    }
+
+    /// A document of `before` bytes, or none, has become one of `after`.
+    pub(super) fn document_changed(&self, before: u64, after: u64) {
+        let change = |bytes: u64| Some(bytes.saturating_add(after).saturating_sub(before));
+        // Never fails: the change is never refused.
+        let _ = self.document_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
+    }
+
+    /// All documents together were found to have `bytes`.
+    pub(super) fn documents_counted(&self, bytes: u64) {
+        self.document_bytes.store(bytes, Ordering::Release);
     }
 
     /// The time of a use.

@@ -10,6 +10,7 @@
 //! The digest in the name is that of what the document speaks of, which for a layer is not that of the
 //! document; so it has its own. A document that does not match it is as one that is missing.
 
+use std::fs::Metadata;
 use std::io;
 use std::path::Path;
 
@@ -18,9 +19,15 @@ use crate::base::{Digest, Result, ResultExt as _, durable};
 use super::DocumentKind;
 use super::disk::{Disk, count};
 use super::owner::make_directory;
+use super::stored::remove_file;
 
 const MAGIC: &[u8; 8] = b"rfmdocum";
 const HEADER_BYTES: usize = 48;
+const KINDS: [DocumentKind; 2] = [DocumentKind::Manifest, DocumentKind::LayerIndex];
+
+/// Documents take an eighth of the cache at most; the oldest go first. They are a few ten-thousandths of
+/// the content that they speak of, so only a cache that is tiny or very old comes there.
+const PART: u64 = 8;
 
 /// The document, if it is there and whole; a damaged one is removed.
 pub(super) fn read(disk: &Disk, kind: DocumentKind, digest: &Digest) -> Option<Vec<u8>> {
@@ -39,7 +46,7 @@ pub(super) fn read(disk: &Disk, kind: DocumentKind, digest: &Digest) -> Option<V
     count(&disk.counters.damaged_chunks);
     tracing::warn!(path = %path.display(), "a damaged document is dropped");
     if std::fs::remove_file(&path).is_ok() {
-        disk.sub_used(bytes.len() as u64);
+        disk.document_changed(bytes.len() as u64, 0);
     }
     None
 }
@@ -51,8 +58,14 @@ fn is_whole(bytes: &[u8]) -> bool {
         && header[16..48] == *blake3::hash(document).as_bytes()
 }
 
-/// Writes the document durably; an older one is replaced.
-pub(super) fn write(disk: &Disk, kind: DocumentKind, digest: &Digest, document: &[u8]) -> Result<()> {
+/// Writes the document durably; an older one is replaced. Older others go if there are too many.
+pub(super) fn write(
+    disk: &Disk,
+    bytes_max: u64,
+    kind: DocumentKind,
+    digest: &Digest,
+    document: &[u8],
+) -> Result<()> {
     let path = disk.paths.document(kind, digest);
     let cannot = || format!("cannot keep {digest} in the cache");
     disk.owner.ensure(&disk.paths).context(cannot)?;
@@ -66,42 +79,78 @@ pub(super) fn write(disk: &Disk, kind: DocumentKind, digest: &Digest, document: 
     bytes.extend_from_slice(document);
     let before = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
     durable::write(&path, &bytes).context(cannot)?;
-    disk.add_used(bytes.len() as u64);
-    disk.sub_used(before);
+    disk.document_changed(before, bytes.len() as u64);
+    if disk.document_bytes() > bytes_max / PART {
+        // The document is there; what is too much is tried again with the next one.
+        if let Err(error) = trim(disk, bytes_max, Some(&path)) {
+            tracing::warn!(path = %disk.paths.versioned().display(), %error, "cannot remove old documents");
+        }
+    }
+    Ok(())
+}
+
+/// Counts what is there, and removes the oldest, but not `keep`, while it takes more than its part of
+/// `bytes_max`.
+fn trim(disk: &Disk, bytes_max: u64, keep: Option<&Path>) -> io::Result<()> {
+    let mut all = Vec::new();
+    each_document(disk, &mut |path, metadata| {
+        all.push((metadata.modified()?, path.to_owned(), metadata.len()));
+        Ok(())
+    })?;
+    all.sort();
+    let mut sum: u64 = all.iter().map(|(_, _, bytes)| bytes).sum();
+    for (_, path, bytes) in all.into_iter().filter(|(_, path, _)| Some(path.as_path()) != keep) {
+        if sum <= bytes_max / PART {
+            break;
+        }
+        tracing::debug!(path = %path.display(), "an old document is removed");
+        remove_file(&path)?;
+        sum -= bytes;
+    }
+    disk.documents_counted(sum);
     Ok(())
 }
 
 /// Removes all documents; returns their bytes.
 pub(super) fn remove_all(disk: &Disk) -> io::Result<u64> {
     let mut removed = 0;
-    for kind in [DocumentKind::Manifest, DocumentKind::LayerIndex] {
-        each_file(&disk.paths.documents(kind), &mut |path, bytes| {
-            std::fs::remove_file(path)?;
-            disk.sub_used(bytes);
-            removed += bytes;
-            Ok(())
-        })?;
-    }
+    each_document(disk, &mut |path, metadata| {
+        remove_file(path)?;
+        disk.document_changed(metadata.len(), 0);
+        removed += metadata.len();
+        Ok(())
+    })?;
     Ok(removed)
 }
 
-/// Counts what is there as used, and removes what a write that was cut short left behind.
-pub(super) fn recover(disk: &Disk) -> io::Result<()> {
-    for kind in [DocumentKind::Manifest, DocumentKind::LayerIndex] {
-        each_file(&disk.paths.documents(kind), &mut |path, bytes| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with(".tmp-") {
-                return std::fs::remove_file(path);
-            }
-            disk.add_used(bytes);
-            Ok(())
+/// Counts what is there as used, within its part of `bytes_max`, and removes what a write that was cut short
+/// left behind.
+pub(super) fn recover(disk: &Disk, bytes_max: u64) -> io::Result<()> {
+    for kind in KINDS {
+        each_file(&disk.paths.documents(kind), &mut |path, _| {
+            if is_temporary(path) { std::fs::remove_file(path) } else { Ok(()) }
+        })?;
+    }
+    trim(disk, bytes_max, None)
+}
+
+fn is_temporary(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-"))
+}
+
+/// Calls `visit` with every document.
+fn each_document(disk: &Disk, visit: &mut dyn FnMut(&Path, &Metadata) -> io::Result<()>) -> io::Result<()> {
+    for kind in KINDS {
+        each_file(&disk.paths.documents(kind), &mut |path, metadata| {
+            // Being written by somebody right now.
+            if is_temporary(path) { Ok(()) } else { visit(path, metadata) }
         })?;
     }
     Ok(())
 }
 
-/// Calls `visit` with every file below `directory` and its bytes. Follows no links.
-fn each_file(directory: &Path, visit: &mut dyn FnMut(&Path, u64) -> io::Result<()>) -> io::Result<()> {
+/// Calls `visit` with every file below `directory`. Follows no links; what goes meanwhile is passed over.
+fn each_file(directory: &Path, visit: &mut dyn FnMut(&Path, &Metadata) -> io::Result<()>) -> io::Result<()> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -109,11 +158,15 @@ fn each_file(directory: &Path, visit: &mut dyn FnMut(&Path, u64) -> io::Result<(
     };
     for entry in entries {
         let entry = entry?;
-        let metadata = entry.metadata()?;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
         if metadata.is_dir() {
             each_file(&entry.path(), visit)?;
         } else {
-            visit(&entry.path(), metadata.len())?;
+            visit(&entry.path(), &metadata)?;
         }
     }
     Ok(())

@@ -192,6 +192,11 @@ impl Limits {
             self.changed(i128::from(freed.bytes));
         }
         disk.sub_used(bytes);
+        // Pinned content in the way is as it should be; a file system that others fill is to be known.
+        if self.lacking(disk, bytes) > 0 {
+            let error = std::io::Error::other("less would stay free on the file system than is asked for");
+            disk.health.refused(&format!("cannot store in {}", disk.paths.root().display()), &error);
+        }
         false
     }
 }

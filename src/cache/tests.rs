@@ -297,3 +297,22 @@ fn documents_come_back_whole_or_not_at_all() {
     assert_eq!(cache.read_document(DocumentKind::LayerIndex, &digest), None);
     assert_eq!(cache.info().counters.damaged_chunks, whole.len() as u64 + 1);
 }
+
+#[test]
+fn documents_do_not_crowd_out_everything_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = open_at(directory.path(), CHUNK_BYTES, BOOT);
+    let digest = |number: u8| Digest::of(Algorithm::Sha256, &[number]);
+    let document = vec![7; 50_000];
+    for number in 0..9 {
+        cache.write_document(DocumentKind::Manifest, &digest(number), &document).unwrap();
+        assert!(cache.info().used_bytes <= CHUNK_BYTES / 8);
+        assert!(cache.read_document(DocumentKind::Manifest, &digest(number)).is_some(), "the newest stays");
+    }
+    assert_eq!(cache.info().used_bytes, 2 * 50_048);
+    drop(cache);
+    let cache = open_at(directory.path(), CHUNK_BYTES / 2, BOOT);
+    assert_eq!(cache.info().used_bytes, 50_048);
+    let files = files_below(&cache.paths().documents(DocumentKind::Manifest));
+    assert_eq!(files.iter().map(|file| std::fs::metadata(file).unwrap().len()).sum::<u64>(), 50_048);
+}

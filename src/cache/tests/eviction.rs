@@ -127,6 +127,7 @@ fn the_floor_of_free_space_is_kept() {
         assert!(segment.is_present(0));
         assert_eq!(store(&segment, &content, 1), Stored::Skipped(SkipReason::NoRoom), "{floor:?}");
         assert_eq!(cache.info().used_bytes, 0, "what is ours gives way");
+        assert!(cache.info().degraded.unwrap().contains("would stay free"));
     }
     let cache = open_with(FreeSpaceFloor::Percent(0.0));
     let segment = cache.segment(&id(0), content.len() as u64).unwrap();

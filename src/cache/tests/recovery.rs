@@ -338,3 +338,79 @@ fn store_all_but(segment: &Segment, content: &[u8], but: u64) {
         assert_eq!(store(segment, content, chunk), Stored::Stored);
     }
 }
+
+/// Where the process that is to be killed finds its cache; it is this same test.
+const KILLED: &str = "REFMOUNT_TEST_KILLED_CACHE";
+
+/// Stores in a shuffled order, and says what it stored, until it is killed or all is there.
+fn store_until_killed(directory: &Path, contents: &[Vec<u8>]) {
+    use rand::seq::SliceRandom as _;
+    let cache = open(directory);
+    let mut order: Vec<_> =
+        (0..3_u32).flat_map(|number| (0..8_u64).map(move |chunk| (number, chunk))).collect();
+    order.shuffle(&mut rand::rng());
+    for (number, chunk) in order {
+        let content = &contents[number as usize];
+        let segment = cache.segment(&id(number), content.len() as u64).unwrap();
+        let stored = store(&segment, content, chunk);
+        assert!(matches!(stored, Stored::Stored | Stored::Skipped(SkipReason::AlreadyThere)), "{stored:?}");
+        eprintln!("stored {number} {chunk}");
+    }
+}
+
+#[test]
+fn kill_9_at_any_moment_loses_no_chunk_and_leaves_no_file_unowned() {
+    use std::io::BufRead as _;
+    let contents: Vec<_> = (0..3).map(|seed| content(seed, 8 * CHUNK_BYTES - seed)).collect();
+    if let Some(directory) = std::env::var_os(KILLED) {
+        store_until_killed(Path::new(&directory), &contents);
+        return;
+    }
+    let name = "cache::tests::recovery::kill_9_at_any_moment_loses_no_chunk_and_leaves_no_file_unowned";
+    for round in 0..6 {
+        let directory = tempfile::tempdir().unwrap();
+        let mut stored = std::collections::BTreeSet::new();
+        for lines in [round, 2 * round + 1] {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([name, "--exact", "--nocapture", "--test-threads=1"])
+                .env(KILLED, directory.path())
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut said = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+            let mut before: Vec<_> = said.by_ref().take(lines).collect();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            before.extend(said);
+            for line in before {
+                let line = line.unwrap();
+                let Some((number, chunk)) =
+                    line.strip_prefix("stored ").and_then(|line| line.split_once(' '))
+                else {
+                    panic!("the process failed: {line}");
+                };
+                stored.insert((number.parse::<u32>().unwrap(), chunk.parse::<u64>().unwrap()));
+            }
+        }
+        let cache = open(directory.path());
+        let segments = reopened(&cache, &contents);
+        for (number, chunk) in &stored {
+            let at = *number as usize;
+            assert!(hit_chunk(&segments[at], &contents[at], *chunk), "chunk {chunk} of {number} was lost");
+        }
+        let mut owned = 0;
+        for (segment, content) in segments.iter().zip(&contents) {
+            for chunk in 0..8 {
+                assert_eq!(segment.is_present(chunk), hit_chunk(segment, content, chunk));
+            }
+            owned += usize::from(segment.cached_bytes() > 0) * 2;
+        }
+        assert_eq!(files_below(&cache.paths().segments()).len(), owned);
+        assert_eq!(cache.info().counters.damaged_chunks, 0);
+        assert_eq!(
+            cache.info().used_bytes,
+            segments.iter().map(|segment| segment.cached_bytes()).sum::<u64>()
+        );
+    }
+}

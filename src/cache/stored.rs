@@ -122,7 +122,14 @@ impl StoredSegment {
 
     /// Both files for writing, made if the segment has none yet; none in another incarnation.
     fn open_for_store(&self, disk: &Disk, incarnation: u64) -> io::Result<Option<Files>> {
-        if self.chunks().on_disk {
+        let on_disk = {
+            let chunks = self.chunks();
+            if chunks.incarnation != incarnation || chunks.leaving {
+                return Ok(None);
+            }
+            chunks.on_disk
+        };
+        if on_disk {
             return self.open_files(disk, incarnation);
         }
         disk.owner.ensure(&disk.paths)?;

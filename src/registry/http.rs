@@ -219,7 +219,8 @@ impl RegistrySource {
         let mut is_renewal = false;
         if let Some(url) = self.targets.get(digest) {
             let answer = self.transport.get(Url::clone(&url), headers, None, what).await;
-            match answer {
+            // Seen from the registry, where the request would have begun.
+            match answer.map(|landed| Landed { at_origin: false, ..landed }) {
                 Ok(landed) if landed.response.status().is_success() => return Ok(landed),
                 Ok(landed) if is_stale(landed.response.status()) => {
                     self.targets.forget(digest, &url);
@@ -270,40 +271,38 @@ impl RegistrySource {
             true => what.to_owned(),
             false => format!("{what}, redirected to {}", shown_host(&landed.url)),
         };
-        let range = match landed.response.status() {
-            StatusCode::PARTIAL_CONTENT => check_partial(&landed, size, range, &what)?,
-            StatusCode::OK => check_whole(&landed, size, &what)?,
-            status if status.is_success() => {
-                let message = format!("{what}: unexpected status {}", shown_status(status));
-                return Err(Error::new(ErrorKind::Unavailable, message));
-            }
-            StatusCode::RANGE_NOT_SATISFIABLE => {
-                let error = self.refusal(&what, landed).await;
-                return Err(
-                    error.context(format!("{what}: the blob is shorter than its descriptor's {size} bytes"))
-                );
-            }
-            _ => return Err(self.refusal(&what, landed).await),
-        };
-        let target = (landed.redirected && !landed.at_origin).then(|| Arc::new(landed.url.clone()));
-        let known = self.targets.get(digest);
-        let target = match (target, known) {
-            // The same URL, perhaps remembered a moment ago: keep its identity, by which it is forgotten.
-            (_, Some(known)) if *known == landed.url => Some(known),
-            (Some(target), _) => {
-                self.targets.remember(digest, Arc::clone(&target));
-                Some(target)
-            }
-            (None, _) => None,
-        };
+        let target = self.target_of(digest, &landed);
         let (targets, digest) = (self.targets.clone(), digest.clone());
         let failed = move || {
             if let Some(target) = target {
                 targets.forget(&digest, &target);
             }
         };
-        let pieces = pieces(landed.response, &range, what, failed);
-        Ok(BlobBody { range, pieces })
+        match held_range(&landed, size, range, &what) {
+            Ok(Some(range)) => {
+                let pieces = pieces(landed.response, &range, what, failed);
+                Ok(BlobBody { range, pieces })
+            }
+            Ok(None) => {
+                failed();
+                Err(self.refusal(&what, landed).await)
+            }
+            Err(error) => {
+                failed();
+                Err(error)
+            }
+        }
+    }
+
+    /// Remembers where the answer came from, if it was not the registry.
+    fn target_of(&self, digest: &Digest, landed: &Landed) -> Option<Arc<Url>> {
+        // The same URL, remembered before: keep its identity, by which it is forgotten.
+        if let Some(known) = self.targets.get(digest).filter(|known| **known == landed.url) {
+            return Some(known);
+        }
+        let target = (!landed.at_origin).then(|| Arc::new(landed.url.clone()))?;
+        self.targets.remember(digest, Arc::clone(&target));
+        Some(target)
     }
 }
 
@@ -405,6 +404,23 @@ fn declared_digest(headers: &HeaderMap) -> Result<Option<Digest>, String> {
     let Some(value) = headers.get("docker-content-digest") else { return Ok(None) };
     let text = value.to_str().map_err(|_| "Docker-Content-Digest is not text".to_owned())?;
     text.parse().map(Some).map_err(|error: Error| format!("Docker-Content-Digest: {error}"))
+}
+
+/// The bytes that a blob's answer holds; `None` for one that is a refusal.
+fn held_range(landed: &Landed, size: u64, asked: &Range<u64>, what: &str) -> Result<Option<Range<u64>>> {
+    match landed.response.status() {
+        StatusCode::PARTIAL_CONTENT => check_partial(landed, size, asked, what).map(Some),
+        StatusCode::OK => check_whole(landed, size, what).map(Some),
+        StatusCode::RANGE_NOT_SATISFIABLE => Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("{what}: status 416, the blob is shorter than its descriptor's {size} bytes"),
+        )),
+        status if status.is_success() => Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("{what}: unexpected status {}", shown_status(status)),
+        )),
+        _ => Ok(None),
+    }
 }
 
 /// The range of a 206: exactly what was asked for.

@@ -38,8 +38,6 @@ pub(super) struct Landed {
     pub(super) url: Url,
     /// Whether every hop stayed at the first one's origin.
     pub(super) at_origin: bool,
-    /// Whether there was a redirect.
-    pub(super) redirected: bool,
 }
 
 impl Transport {
@@ -65,7 +63,7 @@ impl Transport {
         what: &str,
     ) -> Result<Landed> {
         let (origin, mut url) = (url.origin(), url);
-        let (mut at_origin, mut redirected) = (true, false);
+        let mut at_origin = true;
         for _ in 0..=REDIRECTS_MAX {
             let mut request = self.client(&url)?.get(url.clone()).headers(headers.clone());
             if let Some(value) = authorization.filter(|_| at_origin) {
@@ -73,11 +71,10 @@ impl Transport {
             }
             let response = request.send().await.map_err(|error| connection_error(error, what, &url))?;
             if !is_redirect(response.status()) {
-                return Ok(Landed { response, url, at_origin, redirected });
+                return Ok(Landed { response, url, at_origin });
             }
             url = target(&url, response.headers()).map_err(|error| error.context(what))?;
             at_origin &= url.origin() == origin;
-            redirected = true;
         }
         let message =
             format!("{what}: more than {REDIRECTS_MAX} redirects, the last one to {}", shown_host(&url));
@@ -95,7 +92,7 @@ impl Transport {
             .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form);
         let response = request.send().await.map_err(|error| connection_error(error, what, &url))?;
-        Ok(Landed { response, url, at_origin: true, redirected: false })
+        Ok(Landed { response, url, at_origin: true })
     }
 
     /// The client for `url`. Made when it is needed: reading the system's certificates takes milliseconds.

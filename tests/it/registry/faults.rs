@@ -83,7 +83,7 @@ async fn statuses_tell_whether_another_attempt_makes_sense() {
         (429, ErrorKind::Unavailable),
         (500, ErrorKind::Unavailable),
         (503, ErrorKind::Unavailable),
-        (204, ErrorKind::Unavailable),
+        (202, ErrorKind::Unavailable),
     ] {
         registry.fault(Target::Blob, Fault::Status(status, vec![]));
         let error = read(&*source, &artifact, 0..10).await.unwrap_err();

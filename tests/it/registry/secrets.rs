@@ -33,6 +33,9 @@ async fn no_secret_is_logged_or_told() {
     for start in 0..6 {
         assert_reads(&*source, &artifact, start..start + 10).await;
     }
+    registry.redirect(usize::MAX, 403);
+    registry.expire_signatures();
+    assert_reads(&*source, &artifact, 0..10).await;
     let mut shown = format!("{source:?}");
     for fault in [Fault::ShiftedRange, Fault::Status(500, vec![]), Fault::Status(418, vec![])] {
         registry.fault(Target::Store, fault);

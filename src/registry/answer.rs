@@ -109,7 +109,7 @@ fn number(text: &str) -> Option<u64> {
 
 /// The code and message of an error document (distribution-spec, "Error Codes").
 async fn error_document(landed: Landed) -> Option<String> {
-    let body = collect(landed.response, TOKEN_BYTES_MAX, "error document");
+    let body = collect(landed, TOKEN_BYTES_MAX, "error document");
     let bytes = tokio::time::timeout(ERROR_BODY_TIMEOUT, body).await.ok()?.ok()?;
     error_text(&bytes)
 }

@@ -3,31 +3,33 @@
 //! Nothing here yields a byte beyond what was promised, and no body ends early without an error.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
-use reqwest::Response;
 
 use crate::base::{Error, ErrorKind, Result};
+
+use super::transport::Landed;
 
 /// Reads a whole body of at most `bytes_max` bytes.
 ///
 /// # Errors
 /// `Invalid` for a longer one; those of the connection.
-pub(super) async fn collect(mut response: Response, bytes_max: u64, what: &str) -> Result<Bytes> {
+pub(super) async fn collect(mut landed: Landed, bytes_max: u64, what: &str) -> Result<Bytes> {
     let too_large =
         || Error::new(ErrorKind::Invalid, format!("{what}: the answer is larger than {bytes_max} bytes"));
-    if response.content_length().is_some_and(|length| length > bytes_max) {
+    if landed.response.content_length().is_some_and(|length| length > bytes_max) {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
     loop {
-        match response.chunk().await {
+        match piece(&mut landed).await {
             Ok(Some(piece)) if (bytes.len() + piece.len()) as u64 > bytes_max => return Err(too_large()),
             Ok(Some(piece)) => bytes.extend_from_slice(&piece),
             Ok(None) => return Ok(bytes.into()),
-            Err(error) => return Err(cut(error, &format!("{what}: the body broke off"))),
+            Err(cut) => return Err(cut.explained(what, bytes.len() as u64, None)),
         }
     }
 }
@@ -35,22 +37,20 @@ pub(super) async fn collect(mut response: Response, bytes_max: u64, what: &str) 
 /// The body of a blob's answer that holds `range`, as pieces. `what` explains errors; `failed` is called
 /// once when the body does not come as promised.
 pub(super) fn pieces(
-    response: Response,
+    landed: Landed,
     range: &Range<u64>,
     what: String,
     failed: impl FnOnce() + Send + 'static,
 ) -> BoxStream<'static, Result<Bytes>> {
     let total = range.end - range.start;
-    let state = Incoming { response, taken: 0, total, what, failed: Some(failed) };
+    let state = Incoming { landed, taken: 0, total, what, failed };
     stream::unfold(Some(state), |state| async move {
         let mut incoming = state?;
         match incoming.next().await {
             Ok(Some(piece)) => Some((Ok(piece), Some(incoming))),
             Ok(None) => None,
             Err(error) => {
-                if let Some(failed) = incoming.failed.take() {
-                    failed();
-                }
+                (incoming.failed)();
                 Some((Err(error), None))
             }
         }
@@ -59,45 +59,72 @@ pub(super) fn pieces(
 }
 
 struct Incoming<F> {
-    response: Response,
+    landed: Landed,
     taken: u64,
     total: u64,
     what: String,
-    failed: Option<F>,
+    failed: F,
 }
 
 impl<F> Incoming<F> {
     async fn next(&mut self) -> Result<Option<Bytes>> {
         let (taken, total, what) = (self.taken, self.total, &self.what);
-        loop {
-            match self.response.chunk().await {
-                Ok(Some(piece)) if piece.is_empty() => {}
-                Ok(Some(piece)) if piece.len() as u64 > total - taken => {
-                    let message = format!("{what}: the body is longer than the {total} bytes it should have");
-                    return Err(Error::new(ErrorKind::Corrupt, message));
-                }
-                Ok(Some(piece)) => {
-                    self.taken += piece.len() as u64;
-                    return Ok(Some(piece));
-                }
-                // Whatever happens to the connection now, all that was promised has come.
-                _ if taken == total => return Ok(None),
-                Ok(None) => {
-                    let message = format!("{what}: truncated after {taken} of {total} bytes");
-                    return Err(Error::new(ErrorKind::Unavailable, message));
-                }
-                Err(error) if error.is_timeout() => {
-                    return Err(cut(error, &format!("{what}: stalled after {taken} of {total} bytes")));
-                }
-                Err(error) => {
-                    return Err(cut(error, &format!("{what}: truncated after {taken} of {total} bytes")));
+        match piece(&mut self.landed).await {
+            Ok(Some(piece)) if piece.len() as u64 > total - taken => {
+                let message = format!("{what}: the body is longer than the {total} bytes it should have");
+                Err(Error::new(ErrorKind::Corrupt, message))
+            }
+            Ok(Some(piece)) => {
+                self.taken += piece.len() as u64;
+                Ok(Some(piece))
+            }
+            // Whatever happens to the connection now, all that was promised has come.
+            _ if taken == total => Ok(None),
+            Ok(None) => Err(Cut::Ended(None).explained(what, taken, Some(total))),
+            Err(cut) => Err(cut.explained(what, taken, Some(total))),
+        }
+    }
+}
+
+/// Why a body does not go on.
+enum Cut {
+    Stalled(Duration),
+    Ended(Option<reqwest::Error>),
+}
+
+impl Cut {
+    fn explained(self, what: &str, taken: u64, total: Option<u64>) -> Error {
+        let progress = match total {
+            Some(total) => format!("after {taken} of {total} bytes"),
+            None => format!("after {taken} bytes"),
+        };
+        match self {
+            Self::Stalled(timeout) => {
+                let seconds = timeout.as_secs_f32();
+                let message = format!("{what}: stalled {progress}, nothing came for {seconds} s");
+                Error::new(ErrorKind::TimedOut, message)
+            }
+            Self::Ended(cause) => {
+                let message = format!("{what}: truncated {progress}");
+                match cause {
+                    Some(cause) => Error::with_source(ErrorKind::Unavailable, message, cause.without_url()),
+                    None => Error::new(ErrorKind::Unavailable, message),
                 }
             }
         }
     }
 }
 
-fn cut(error: reqwest::Error, message: &str) -> Error {
-    let kind = if error.is_timeout() { ErrorKind::TimedOut } else { ErrorKind::Unavailable };
-    Error::with_source(kind, message, error.without_url())
+/// The next piece that is not empty. Only the time in which somebody waits for it counts as inactivity: a
+/// reader may take its time between pieces.
+async fn piece(landed: &mut Landed) -> Result<Option<Bytes>, Cut> {
+    let timeout = landed.inactivity_timeout;
+    loop {
+        match tokio::time::timeout(timeout, landed.response.chunk()).await {
+            Ok(Ok(Some(piece))) if piece.is_empty() => {}
+            Ok(Ok(piece)) => return Ok(piece),
+            Ok(Err(error)) => return Err(Cut::Ended(Some(error))),
+            Err(_) => return Err(Cut::Stalled(timeout)),
+        }
+    }
 }

@@ -79,7 +79,7 @@ impl TokenRequest<'_> {
         if landed.response.status() != StatusCode::OK {
             return Err(status_error(&what, landed).await);
         }
-        let bytes = collect(landed.response, TOKEN_BYTES_MAX, &what).await?;
+        let bytes = collect(landed, TOKEN_BYTES_MAX, &what).await?;
         parse(&bytes, asked_at).map_err(|why| Error::new(ErrorKind::Invalid, format!("{what}: {why}")))
     }
 

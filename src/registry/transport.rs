@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Client, Response, redirect};
+use reqwest::{Client, RequestBuilder, Response, redirect};
 use url::Url;
 
 use crate::base::limits::REDIRECTS_MAX;
@@ -34,6 +34,8 @@ pub(super) struct Transport {
 #[derive(Debug)]
 pub(super) struct Landed {
     pub(super) response: Response,
+    /// How long its body may make no progress.
+    pub(super) inactivity_timeout: Duration,
     /// Where it came from.
     pub(super) url: Url,
     /// Whether every hop stayed at the first one's origin.
@@ -69,9 +71,9 @@ impl Transport {
             if let Some(value) = authorization.filter(|_| at_origin) {
                 request = request.header(AUTHORIZATION, value.clone());
             }
-            let response = request.send().await.map_err(|error| connection_error(error, what, &url))?;
+            let response = self.send(request, what, &url).await?;
             if !is_redirect(response.status()) {
-                return Ok(Landed { response, url, at_origin });
+                return Ok(Landed { response, inactivity_timeout: self.inactivity_timeout, url, at_origin });
             }
             url = target(&url, response.headers()).map_err(|error| error.context(what))?;
             at_origin &= url.origin() == origin;
@@ -91,8 +93,21 @@ impl Transport {
             .post(url.clone())
             .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form);
-        let response = request.send().await.map_err(|error| connection_error(error, what, &url))?;
-        Ok(Landed { response, url, at_origin: true })
+        let response = self.send(request, what, &url).await?;
+        Ok(Landed { response, inactivity_timeout: self.inactivity_timeout, url, at_origin: true })
+    }
+
+    /// Waits for the head of the answer. The client's own timeout would count the time in which nobody reads
+    /// a body as inactivity.
+    async fn send(&self, request: RequestBuilder, what: &str, url: &Url) -> Result<Response> {
+        let patience = self.connect_timeout + self.inactivity_timeout;
+        match tokio::time::timeout(patience, request.send()).await {
+            Ok(answer) => answer.map_err(|error| connection_error(error, what, url)),
+            Err(_) => {
+                let message = format!("{what}: {} did not answer in time", shown_host(url));
+                Err(Error::new(ErrorKind::TimedOut, message))
+            }
+        }
     }
 
     /// The client for `url`. Made when it is needed: reading the system's certificates takes milliseconds.
@@ -109,7 +124,6 @@ impl Transport {
                 .referer(false)
                 .retry(reqwest::retry::never())
                 .connect_timeout(self.connect_timeout)
-                .read_timeout(self.inactivity_timeout)
                 .user_agent(concat!("refmount/", env!("CARGO_PKG_VERSION")));
             if is_local { builder.no_proxy() } else { builder }
         };

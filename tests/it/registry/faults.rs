@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use refmount::base::ErrorKind;
 use refmount::registry::SourceOptions;
 
@@ -158,4 +159,20 @@ async fn a_registry_that_is_gone_is_unavailable() {
     assert_says(&error, &[&host, "bytes 0-9"]);
     let error = source.resolve().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_reader_that_takes_its_time_is_not_a_stall() {
+    let artifact = small();
+    let registry = FaultRegistry::with(&artifact);
+    let source = source_with(&registry, &SourceOptions { inactivity_timeout: SHORT, ..options() });
+    let mut body = source.blob(&artifact.layer("model"), 200_000, 0..200_000).await.unwrap();
+    let mut bytes = Vec::new();
+    while let Some(piece) = body.pieces.next().await {
+        if bytes.is_empty() {
+            tokio::time::sleep(SHORT * 2).await;
+        }
+        bytes.extend_from_slice(&piece.unwrap());
+    }
+    assert!(bytes == artifact.file("model"));
 }

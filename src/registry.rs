@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
-use crate::base::{Digest, Result};
+use crate::base::{Digest, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, SourceRef};
 
 mod answer;
@@ -74,6 +74,15 @@ pub trait BlobSource: Debug + Send + Sync {
     /// # Errors
     /// As [`Self::resolve`]; a wrong or missing `Content-Range` is `Unavailable`. Never data of another range.
     async fn blob(&self, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobBody>;
+}
+
+/// Checks that `range` can be asked of a blob of `size` bytes.
+fn check_range(size: u64, range: &Range<u64>) -> Result<()> {
+    if range.is_empty() || range.end > size {
+        let message = format!("bytes {range:?} of a blob of {size} bytes cannot be asked for");
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
+    Ok(())
 }
 
 /// A manifest's bytes and what they are.

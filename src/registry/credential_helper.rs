@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_that_hangs_is_killed_with_its_children() {
+    fn a_helper_that_hangs_is_given_up() {
         let error = get("sleep 1000 & sleep 1000", Duration::from_millis(50)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TimedOut);
     }

@@ -22,7 +22,7 @@ use super::credentials::Logins;
 use super::endpoint::Endpoint;
 use super::redirect::Targets;
 use super::transport::{Landed, Transport, may_lack_tls};
-use super::{BlobBody, BlobSource, RawManifest, SourceOptions};
+use super::{BlobBody, BlobSource, RawManifest, SourceOptions, check_range};
 use manifest::Wanted;
 
 /// Grants tried for one request. The second is the usual renewal; a third covers a grant that ended between
@@ -99,17 +99,25 @@ impl RegistrySource {
     ) -> Result<Landed> {
         let repository = &self.reference.repository;
         let mut bases = self.endpoint.bases().iter().peekable();
+        let mut without_tls = None;
         while let Some(base) = bases.next() {
             let url = base.join(&format!("v2/{repository}/{path}")).map_err(|error| {
                 Error::with_source(ErrorKind::Usage, format!("{what}: the name fits in no URL"), error)
             })?;
             match self.transport.get(url, headers, authorization, what).await {
                 Ok(landed) => {
+                    // It is what servers answer that do speak TLS; then its failure was a passing one.
+                    if let Some(error) =
+                        without_tls.filter(|_| landed.response.status() == StatusCode::BAD_REQUEST)
+                    {
+                        return Err(error);
+                    }
                     self.endpoint.settle(base);
                     return Ok(landed);
                 }
                 Err(error) if bases.peek().is_some() && may_lack_tls(&error) => {
                     tracing::debug!(host = %self.reference.host, "nothing speaks TLS there; trying plain HTTP");
+                    without_tls = Some(error);
                 }
                 Err(error) => return Err(error),
             }
@@ -158,12 +166,8 @@ impl BlobSource for RegistrySource {
     }
 
     async fn blob(&self, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobBody> {
-        let Range { start, end } = range;
-        if start >= end || end > size {
-            let message = format!("bytes {start}..{end} of a blob of {size} bytes cannot be asked for");
-            return Err(Error::new(ErrorKind::Usage, message));
-        }
-        let what = format!("GET blob {digest} bytes {start}-{} from {}", end - 1, self.place());
+        check_range(size, &range)?;
+        let what = format!("GET blob {digest} bytes {}-{} from {}", range.start, range.end - 1, self.place());
         // Every step has its own bound; this one bounds their number.
         match tokio::time::timeout(self.retry_budget, self.blob_once(digest, size, &range, &what)).await {
             Ok(outcome) => outcome,

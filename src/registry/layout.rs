@@ -19,7 +19,7 @@ use crate::base::{Digest, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, LayoutRef};
 
 use super::layout_index::{LayoutIndex, blob_path, check_marker, open_regular, read_bounded};
-use super::{BlobBody, BlobSource, RawManifest};
+use super::{BlobBody, BlobSource, RawManifest, check_range};
 
 /// Bytes of one read: large enough that the hop to a blocking thread does not count, small enough that the
 /// first piece of a long range comes soon.
@@ -74,6 +74,7 @@ impl BlobSource for LayoutSource {
     }
 
     async fn blob(&self, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobBody> {
+        check_range(size, &range)?;
         let path = blob_path(&self.reference.directory, digest);
         let blob = blocking(move || Blob::open(path, size)).await?;
         let pieces = stream::try_unfold((Arc::new(blob), range.clone()), |(blob, left)| async move {

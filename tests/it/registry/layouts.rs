@@ -172,3 +172,26 @@ async fn a_pipe_in_the_place_of_a_blob_does_not_hang() {
     let error = read(&*source, &artifact, 0..10).await.unwrap_err();
     assert_says(&error, &["not a regular file"]);
 }
+
+#[tokio::test]
+async fn a_tag_may_name_an_index() {
+    let directory = tempfile::tempdir().unwrap();
+    let artifact = small();
+    artifact.write_layout(directory.path(), "v1");
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [artifact.descriptor()] }).to_string();
+    let writer = LayoutWriter::open(directory.path()).unwrap();
+    writer.add_manifest(Some("all"), media_type::OCI_INDEX, None, index.as_bytes()).unwrap();
+    let manifest = open(&reference(directory.path(), ":all"), &options()).unwrap().resolve().await.unwrap();
+    assert_eq!(manifest.bytes, index);
+    assert_eq!(manifest.media_type.as_deref(), Some(media_type::OCI_INDEX));
+}
+
+#[tokio::test]
+async fn ranges_outside_the_blob_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let artifact = small();
+    let source = open(&artifact.write_layout(directory.path(), "v1"), &options()).unwrap();
+    for range in [5..5, 199_999..200_001, 200_000..200_000] {
+        assert_eq!(read(&*source, &artifact, range).await.unwrap_err().kind(), ErrorKind::Usage);
+    }
+}

@@ -137,3 +137,13 @@ async fn a_malformed_digest_header_is_no_digest() {
         assert_says(&error, &["Docker-Content-Digest", digest]);
     }
 }
+
+#[tokio::test]
+async fn a_server_that_wants_tls_after_all_is_not_taken_for_a_plain_one() {
+    let artifact = small();
+    let registry = FaultRegistry::with(&artifact);
+    // What a TLS server answers to plain HTTP, after a handshake that happened to fail.
+    registry.fault(Target::Manifest, Fault::Status(400, vec![]));
+    assert_eq!(source(&registry).resolve().await.unwrap().bytes, artifact.manifest);
+    assert_eq!(registry.requests(Target::Manifest).len(), 2);
+}

@@ -125,7 +125,8 @@ impl Authority {
         }
         match self.next_after(&grant, transport).await {
             Err(error) if error.kind().is_transient() && !grant.is_expired() => {
-                tracing::warn!(host = %self.host, error = %error.chain(), "token not renewed; the old one still holds");
+                let error = error.chain();
+                tracing::warn!(host = %self.host, %error, "token not renewed, the old one holds");
                 grant.postpone();
                 Ok(grant)
             }

@@ -44,8 +44,8 @@ impl RegistrySource {
     /// A source for `reference`. Reads the credential files; sends nothing yet.
     ///
     /// # Errors
-    /// `Invalid` for a malformed credential file, `NotFound` for a missing one that is required, `Usage` for a host
-    /// that no URL can hold.
+    /// `Invalid` for a malformed credential file, `NotFound` for a missing one that is required, `Usage` for
+    /// a host that no URL can hold.
     pub fn open(reference: &RegistryRef, options: &SourceOptions) -> Result<Self> {
         let RegistryRef { host, repository, .. } = reference;
         let logins = Logins::read(host, repository, options)?;

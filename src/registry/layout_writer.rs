@@ -57,8 +57,8 @@ impl LayoutWriter {
         Ok(writer)
     }
 
-    /// Stores what `reader` yields and returns its digest and its bytes. `progress` is told after each piece how
-    /// many bytes have been taken in all. A blob that is there already is kept.
+    /// Stores what `reader` yields and returns its digest and its bytes. `progress` is told after each piece
+    /// how many bytes have been taken in all. A blob that is there already is kept.
     ///
     /// # Errors
     /// Failures of the reader or of the file system; nothing is left behind then.

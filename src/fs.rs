@@ -16,6 +16,7 @@ use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::{Digest, Error, ErrorKind};
 use crate::tree::{Ino, Inode, InodeKind, View};
@@ -174,32 +175,34 @@ impl Filesystem {
         .map_err(|error| self.failed(ino, layer, range.start, error))
     }
 
-    /// The `length` bytes at `offset`, from cache or network; only those before the end of the file.
+    /// The `length` bytes at `offset`, from cache or network; only those before the end of the file. Gives up
+    /// after `limit`, for callers that must answer sooner than the content would; it needs a runtime with
+    /// timers then.
     ///
     /// # Errors
     /// Those of [`Self::opened`]; `Content` with what the content failed with.
-    pub async fn read(&self, ino: Ino, offset: u64, length: u32) -> FsResult<Vec<u8>> {
+    pub async fn read(
+        &self,
+        ino: Ino,
+        offset: u64,
+        length: u32,
+        limit: Option<Duration>,
+    ) -> FsResult<Vec<u8>> {
         let (layer, range) = self.range(ino, offset, length)?;
         if range.is_empty() {
             return Ok(Vec::new());
         }
         let expected = range.end - range.start;
-        let read = Arc::clone(&self.content).read(layer, range.clone()).await;
+        let read = Arc::clone(&self.content).read(layer, range.clone());
+        let read = match limit {
+            None => read.await,
+            Some(limit) => tokio::time::timeout(limit, read).await.unwrap_or_else(|_| {
+                let why = format!("no bytes came within {:?}, all that the kernel allows here", limit);
+                Err(Error::new(ErrorKind::TimedOut, why))
+            }),
+        };
         read.and_then(|bytes| whole(bytes.len(), expected).map(|()| bytes))
             .map_err(|error| self.failed(ino, layer, range.start, error))
-    }
-
-    /// Reports a read that `limit` ended.
-    #[must_use]
-    pub fn read_timed_out(&self, ino: Ino, offset: u64, limit: std::time::Duration) -> FsError {
-        let error = Error::new(
-            ErrorKind::TimedOut,
-            format!("no bytes came within {} s, before the kernel would abort the mount", limit.as_secs()),
-        );
-        match self.file(ino) {
-            Ok((layer, _)) => self.failed(ino, layer, offset, error),
-            Err(error) => error,
-        }
     }
 
     /// The inodes whose bytes layer `layer` holds.

@@ -123,7 +123,7 @@ impl FuseMount {
             .context(|| format!("cannot unmount {}", self.target().display()))?;
         if tokio::time::timeout(UNMOUNT_WAIT, self.ended()).await.is_err() {
             tracing::info!(
-                target = %self.target().display(),
+                mountpoint = %self.target().display(),
                 "unmounted; files that are still open stay readable until they are closed",
             );
         }

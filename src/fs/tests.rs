@@ -18,6 +18,7 @@ struct Memory {
     /// Bytes that every read leaves out at the end.
     missing: usize,
     failing: bool,
+    stuck: bool,
     opened: AtomicUsize,
 }
 
@@ -46,6 +47,9 @@ impl FileContent for Memory {
     }
 
     async fn read(self: Arc<Self>, layer: usize, range: Range<u64>) -> Result<Vec<u8>> {
+        if self.stuck {
+            std::future::pending::<()>().await;
+        }
         self.bytes(layer, range)
     }
 
@@ -82,6 +86,7 @@ fn memory(cold: &[usize]) -> Memory {
         cold: cold.to_vec(),
         missing: 0,
         failing: false,
+        stuck: false,
         opened: AtomicUsize::new(0),
     }
 }
@@ -123,7 +128,7 @@ async fn read(fs: &Filesystem, ino: Ino, offset: u64, length: u32) -> FsResult<V
     let mut buffer = b"left over".to_vec();
     match fs.read_cached(ino, offset, length, &mut buffer)? {
         true => Ok(buffer),
-        false => fs.read(ino, offset, length).await,
+        false => fs.read(ino, offset, length, None).await,
     }
 }
 
@@ -149,6 +154,14 @@ async fn content_that_falls_short_is_an_error_not_an_end_of_file() {
         let (fs, _) = filesystem(Memory { failing: true, ..memory(cold) }, None);
         assert_eq!(errno(read(&fs, find(&fs, "dir/hello"), 0, 5).await), rustix::io::Errno::IO);
     }
+}
+
+#[tokio::test]
+async fn a_read_that_gets_nothing_ends_before_the_kernel_loses_patience() {
+    let (fs, _) = filesystem(Memory { stuck: true, ..memory(&[0]) }, None);
+    let error = fs.read(find(&fs, "dir/hello"), 0, 5, Some(Duration::from_millis(5))).await.unwrap_err();
+    assert_eq!(error.errno(), rustix::io::Errno::IO);
+    assert!(matches!(error, FsError::Content(error) if error.kind() == ErrorKind::TimedOut));
 }
 
 #[tokio::test]

@@ -113,28 +113,11 @@ impl Adapter {
         }
         let (fs, read_limit) = (Arc::clone(&self.fs), self.read_limit);
         self.runtime.spawn(async move {
-            match bounded_read(&fs, ino, offset, length, read_limit).await {
+            match fs.read(ino, offset, length, read_limit).await {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => reply.error(errno(&error)),
             }
         });
-    }
-}
-
-async fn bounded_read(
-    fs: &Filesystem,
-    ino: Ino,
-    offset: u64,
-    length: u32,
-    read_limit: Option<Duration>,
-) -> FsResult<Vec<u8>> {
-    let read = fs.read(ino, offset, length);
-    match read_limit {
-        None => read.await,
-        Some(limit) => match tokio::time::timeout(limit, read).await {
-            Ok(result) => result,
-            Err(_) => Err(fs.read_timed_out(ino, offset, limit)),
-        },
     }
 }
 

@@ -161,7 +161,7 @@ fn canonical(target: &Path) -> Result<PathBuf> {
 fn clear_dead_mount(target: &Path) -> Result<()> {
     match mount_at(target)? {
         Some(entry) if entry.mount_type == MOUNT_TYPE => {
-            tracing::info!(target = %target.display(), "unmounting what a process that is gone has left");
+            tracing::info!(mountpoint = %target.display(), "unmounting what a process that is gone has left");
             detach(target)
         }
         _ => Err(Error::new(

@@ -38,7 +38,7 @@ pub(super) fn serve(
             let served = session.run();
             slot.close();
             if let Err(error) = served {
-                tracing::error!(target = %attachment.target().display(), "serving ended: {error}");
+                tracing::error!(mountpoint = %attachment.target().display(), "serving ended: {error}");
             }
             // Gone in most cases; after a failure or an abort it would answer ENOTCONN for ever.
             if let Err(error) = attachment.detach_if_left() {

@@ -96,7 +96,7 @@ impl MemoryContent {
         }
     }
 
-    /// How many files were given to the kernel and not taken back.
+    /// How many files were given out for the kernel to read.
     pub(super) fn handed_over(&self) -> usize {
         self.handed_over.load(Ordering::SeqCst)
     }

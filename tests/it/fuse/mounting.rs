@@ -4,13 +4,14 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
+use std::process::Command;
 
 use refmount::base::ErrorKind;
 use refmount::fuse::{MOUNT_TYPE, check_target, mount_at, unmount_target};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::content::Behaviour;
-use super::fixture::{Fixture, Options, REFERENCE, SHARD, filesystem, start};
+use super::fixture::{Fixture, Options, REFERENCE, SHARD, filesystem, run, start};
 
 #[test]
 fn the_table_of_mounts_says_what_it_is() {
@@ -27,6 +28,14 @@ fn the_table_of_mounts_says_what_it_is() {
     let read_ahead =
         fs::read_to_string(format!("/sys/class/bdi/0:{}/read_ahead_kb", entry.device.1)).unwrap();
     assert_eq!(read_ahead.trim(), "1024");
+}
+
+#[test]
+fn children_of_the_process_do_not_inherit_the_device() {
+    let fixture = Fixture::new();
+    assert_eq!(fs::read(fixture.path(0)).unwrap(), fixture.files[0]);
+    let open = run(Command::new("ls").args(["-l", "/proc/self/fd"]));
+    assert!(open.contains("/proc/") && !open.contains("/dev/fuse"), "{open}");
 }
 
 #[test]

@@ -4,10 +4,12 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::Ordering;
 
 use refmount::fuse::{MOUNT_TYPE, mount_at, unmount_target};
 
-use super::fixture::{Fixture, Options, filesystem, run, start};
+use super::content::Behaviour;
+use super::fixture::{Fixture, Options, SHARD, filesystem, run, start};
 
 const NOBODY: u32 = 65_534;
 
@@ -70,18 +72,29 @@ fn a_user_mounts_through_fusermount() {
         Some(place) => place.into(),
         None => tempfile::tempdir().unwrap().keep(),
     };
-    let (shown, _, files) = filesystem(Options::default());
+    let (shown, content, files) = filesystem(Options::default());
+    // A user may not give files to the kernel, which must not be noticed.
+    content.behave(SHARD, Behaviour::MaybeDirect);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mount = start(shown, &place, false, &runtime).unwrap();
     for (path, bytes) in [("config.json", &files[0]), ("model/one.safetensors", &files[1])] {
         assert!(fs::read(place.join(path)).unwrap() == *bytes);
     }
+    assert!(content.handed_over() > 0 && content.layers[SHARD].reads.load(Ordering::SeqCst) > 0);
     let entry = mount_at(&fs::canonicalize(&place).unwrap()).unwrap().unwrap();
     assert_eq!(entry.mount_type, MOUNT_TYPE);
     assert_eq!(entry.source.to_str(), Some(super::fixture::REFERENCE));
     runtime.block_on(mount.unmount()).unwrap();
     runtime.block_on(mount.ended());
     assert!(!unmount_target(&place).unwrap());
+
+    let one_file = place.join("model");
+    fs::File::create(&one_file).unwrap();
+    let (shown, _, files) = filesystem(Options { subpath: Some("config.json"), ..Options::default() });
+    let mount = start(shown, &one_file, false, &runtime).unwrap();
+    assert_eq!(fs::read(&one_file).unwrap(), files[0]);
+    drop(mount);
+    assert_eq!(fs::read(&one_file).unwrap(), b"");
 
     let (refused, ..) = filesystem(Options::default());
     let error = start(refused, &place, true, &runtime).map(drop).unwrap_err();

@@ -37,11 +37,11 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(30);
 /// How long an owner takes to end when it is told to.
 pub const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Of [`EXIT_LIMIT`]: unmounting.
-const UNMOUNT_LIMIT: Duration = Duration::from_secs(5);
+/// Of [`EXIT_LIMIT`]: unmounting, and waiting for readers, which an unmount does for a few seconds by itself.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(6);
 
 /// Of [`EXIT_LIMIT`]: making the cache durable.
-const SYNC_LIMIT: Duration = Duration::from_secs(4);
+const SYNC_LIMIT: Duration = Duration::from_secs(3);
 
 /// Of [`EXIT_LIMIT`]: answers that are still on their way.
 const ANSWERS_LIMIT: Duration = Duration::from_millis(500);

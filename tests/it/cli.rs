@@ -1,96 +1,12 @@
 //! The commands that need no mount, as scripts use them: what is printed, and the exit status.
 
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// A directory to work in, and the program run in it with nothing of the caller's environment that matters.
-struct Workplace {
-    directory: TempDir,
-}
-
-impl Workplace {
-    fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
-    }
-
-    /// One with a layout `layout:v1` of the model that [`Self::put_model`] makes.
-    fn with_layout() -> Self {
-        let workplace = Self::new();
-        workplace.put_model();
-        assert_done(&workplace.run(&["pack", "model", "oci:layout:v1"]));
-        workplace
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn put(&self, name: &str, content: &[u8]) {
-        let path = self.path(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::io::Write::write_all(&mut std::fs::File::create(path).unwrap(), content).unwrap();
-    }
-
-    fn put_model(&self) {
-        self.put("model/config.json", b"{}\n");
-        self.put("model/weights/model.safetensors", &shard());
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_refmount"));
-        command.args(arguments).current_dir(self.directory.path()).stdin(Stdio::null());
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("REFMOUNT_")) {
-                command.env_remove(name);
-            }
-        }
-        command.env("REFMOUNT_CACHE_DIR", self.path("cache")).env("SOURCE_DATE_EPOCH", "1700000000");
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// The blob that holds `content`.
-    fn blob_of(&self, content: &[u8]) -> PathBuf {
-        let blobs = self.path("layout/blobs/sha256");
-        let holds = |path: &PathBuf| std::fs::read(path).unwrap() == content;
-        std::fs::read_dir(blobs).unwrap().map(|entry| entry.unwrap().path()).find(holds).unwrap()
-    }
-}
-
-/// Content that does not repeat within a megabyte, longer than any buffer on its way.
-fn shard() -> Vec<u8> {
-    (0..3_000_000_u32).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
-}
-
-fn assert_done(output: &Output) {
-    assert!(output.status.success(), "{}: {}", output.status, stderr(output));
-}
-
-fn assert_failed(output: &Output, status: i32, words: &str) {
-    assert_eq!(output.status.code(), Some(status), "{}", stderr(output));
-    assert!(stderr(output).contains(words), "{words:?} is not in {:?}", stderr(output));
-    assert!(output.stdout.is_empty(), "printed on standard output: {:?}", stdout(output));
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn json(output: &Output) -> Value {
-    assert_done(output);
-    serde_json::from_slice(&output.stdout).unwrap()
-}
+use crate::workplace::{Workplace, assert_done, assert_failed, json, shard, stderr, stdout};
 
 #[test]
 fn inspect_shows_what_pack_made() {

@@ -7,5 +7,7 @@ mod cli;
 mod content;
 mod fuse;
 mod model;
+mod owner;
 mod registry;
 mod support;
+mod workplace;

@@ -1,0 +1,218 @@
+//! Mounts and their owner as processes: who owns the cache, who hands over, and how all of it ends.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::process::{Command, Stdio};
+
+use rustix::process::{Signal, kill_process};
+
+use crate::workplace::{Workplace, assert_done, assert_failed, json, shard, stderr, stdout, wait_until};
+
+fn workplace_with(targets: &[&str]) -> Workplace {
+    let workplace = Workplace::with_layout();
+    for target in targets {
+        std::fs::create_dir(workplace.path(target)).unwrap();
+    }
+    workplace
+}
+
+#[test]
+fn a_mount_shows_the_files_and_its_owner_ends_with_it() {
+    let workplace = workplace_with(&["a"]);
+    let output = workplace.run(&["mount", "oci:layout:v1", "a"]);
+    assert_done(&output);
+    let line = stdout(&output);
+    assert!(line.contains(":v1@sha256:") && line.ends_with("/a, 2 files, 2.9 MiB\n"), "{line}");
+    assert!(std::fs::read(workplace.path("a/weights/model.safetensors")).unwrap() == shard());
+    let status = json(&workplace.run(&["status", "-o", "json", "a"]));
+    assert_eq!(status["files"].as_array().unwrap().len(), 2);
+    assert_eq!(status["total_bytes"], 3_000_003);
+    assert_eq!(status["mountpoint"], workplace.path("a").to_str().unwrap());
+    let listed = json(&workplace.run(&["list", "-o", "json"]));
+    let here = |mount: &serde_json::Value| mount["mountpoint"] == workplace.path("a").to_str().unwrap();
+    assert_eq!(listed.as_array().unwrap().iter().filter(|mount| here(mount)).count(), 1);
+    let info = json(&workplace.run(&["cache", "info", "-o", "json"]));
+    assert_eq!(info["directory"], workplace.path("cache").to_str().unwrap());
+
+    assert_done(&workplace.run(&["umount", "a"]));
+    assert!(!workplace.is_mounted("a"));
+    wait_until("the owner has ended", || workplace.owner().is_none());
+    assert!(!workplace.path("cache/control.sock").exists());
+    let info = json(&workplace.run(&["cache", "info", "-o", "json"]));
+    assert_eq!(info["used_bytes"].as_u64().map(|bytes| bytes > 0), Some(true), "{info}");
+}
+
+#[test]
+fn two_hundred_mounts_at_once_on_a_fresh_cache_have_one_owner() {
+    let targets: Vec<String> = (0..200).map(|number| format!("m{number}")).collect();
+    let names: Vec<&str> = targets.iter().map(String::as_str).collect();
+    let workplace = workplace_with(&names);
+    let children: Vec<_> = names
+        .iter()
+        .map(|target| {
+            let mut command = workplace.command(&["mount", "oci:layout:v1", target]);
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for child in children {
+        assert_done(&child.wait_with_output().unwrap());
+    }
+    for target in &names {
+        assert_eq!(std::fs::read(workplace.path(target).join("config.json")).unwrap(), b"{}\n");
+    }
+    let owner = workplace.owner().unwrap();
+    let mut arguments = vec!["umount"];
+    arguments.extend(&names);
+    assert_eq!(workplace.owner(), Some(owner));
+    assert_done(&workplace.run(&arguments));
+    wait_until("the owner has ended", || workplace.owner().is_none());
+}
+
+/// Each round finds the owner of the one before in another moment of its end.
+#[test]
+fn a_mount_that_meets_an_ending_owner_gets_the_next_one() {
+    let workplace = workplace_with(&["a"]);
+    for round in 0..8_u64 {
+        assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+        assert_done(&workplace.run(&["umount", "a"]));
+        std::thread::sleep(std::time::Duration::from_millis(960 + round * 10));
+    }
+}
+
+#[test]
+fn the_same_mount_again_is_done_and_another_there_is_busy() {
+    let workplace = workplace_with(&["a", "b"]);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    let other = workplace.run(&["mount", "--subpath", "weights", "oci:layout:v1", "a"]);
+    assert_failed(&other, 6, "refmount umount");
+    let other_size = workplace.run(&["mount", "--cache-size", "1GiB", "oci:layout:v1", "b"]);
+    assert_done(&other_size);
+    assert!(stderr(&other_size).contains("keeps its size of 50.0 GiB"), "{}", stderr(&other_size));
+}
+
+#[test]
+fn a_dead_mount_is_named_unmounted_and_mounted_over() {
+    let workplace = workplace_with(&["a", "b"]);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "b"]));
+    let owner = workplace.owner().unwrap();
+    kill_process(owner, Signal::KILL).unwrap();
+    wait_until("the mount is dead", || std::fs::read_dir(workplace.path("a")).is_err());
+    wait_until("the owner is gone", || workplace.owner().is_none());
+    assert_failed(&workplace.run(&["status", "a"]), 1, "its process is gone");
+    assert_done(&workplace.run(&["umount", "a"]));
+    assert!(!workplace.is_mounted("a"));
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "b"]));
+    assert!(workplace.path("b/config.json").exists());
+}
+
+#[test]
+fn an_owner_told_to_end_does_so_with_files_open() {
+    let workplace = workplace_with(&["a"]);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    let mut open = File::open(workplace.path("a/weights/model.safetensors")).unwrap();
+    open.read_exact(&mut [0; 10]).unwrap();
+    kill_process(workplace.owner().unwrap(), Signal::TERM).unwrap();
+    wait_until("the owner has ended", || workplace.owner().is_none());
+    assert!(!workplace.is_mounted("a"));
+    assert!(!workplace.path("cache/control.sock").exists());
+    drop(open);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+}
+
+#[test]
+fn an_unmount_with_files_open_frees_the_directory_and_keeps_the_reader() {
+    let workplace = workplace_with(&["a"]);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    let mut open = File::open(workplace.path("a/weights/model.safetensors")).unwrap();
+    assert_done(&workplace.run(&["umount", "a"]));
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    assert_done(&workplace.run(&["umount", "a"]));
+    let mut content = Vec::new();
+    open.read_to_end(&mut content).unwrap();
+    assert!(content == shard());
+}
+
+#[test]
+fn in_the_foreground_a_signal_unmounts() {
+    let workplace = workplace_with(&["a", "b"]);
+    let spawn = |target: &str| {
+        let mut command = workplace.command(&["mount", "-f", "oci:layout:v1", target]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let owner = spawn("a");
+    wait_until("it is mounted", || workplace.path("a/config.json").exists());
+    // The second one has to hand its request over, and stays until it is unmounted.
+    let second = spawn("b");
+    wait_until("it is mounted", || workplace.path("b/config.json").exists());
+    kill_process(rustix::process::Pid::from_child(&second), Signal::INT).unwrap();
+    assert_done(&second.wait_with_output().unwrap());
+    assert!(!workplace.is_mounted("b") && workplace.is_mounted("a"));
+    kill_process(rustix::process::Pid::from_child(&owner), Signal::INT).unwrap();
+    assert_done(&owner.wait_with_output().unwrap());
+    assert!(!workplace.is_mounted("a"));
+}
+
+#[test]
+fn another_user_gets_nothing_from_the_control_socket() {
+    let workplace = workplace_with(&["a"]);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    let socket = workplace.path("cache/control.sock");
+    assert_eq!(std::fs::metadata(&socket).unwrap().mode() & 0o777, 0o600);
+    // Even where every mode on the way is open, the peer is looked at.
+    for path in [workplace.directory.path().to_owned(), workplace.path("cache"), socket.clone()] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let ask = "import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.settimeout(30)
+s.connect(sys.argv[1])
+try:
+    s.sendall(b'GET /v1/version HTTP/1.0\\r\\n\\r\\n')
+    print(s.recv(100))
+except (BrokenPipeError, ConnectionResetError):
+    print(b'')";
+    let asked = |user: &str| {
+        let output = Command::new("setpriv")
+            .args(["--reuid", user, "--regid", user, "--clear-groups", "/usr/bin/python3", "-c", ask])
+            .arg(&socket)
+            .output()
+            .expect("setpriv is missing; scripts/test installs util-linux");
+        assert_done(&output);
+        stdout(&output)
+    };
+    assert_eq!(asked("65534"), "b''\n");
+    assert!(asked("0").starts_with("b'HTTP/1"), "{}", asked("0"));
+}
+
+/// In a mount namespace of its own, with a device that everybody may open, as distributions have it and containers
+/// often have not.
+#[test]
+fn without_root_it_goes_through_fusermount3() {
+    let workplace = workplace_with(&["a", "dev"]);
+    let done = Command::new("chown").args(["-R", "65534:65534"]).arg(workplace.directory.path()).status();
+    assert!(done.unwrap().success());
+    // The program must be where that user can get at it.
+    std::fs::copy(env!("CARGO_BIN_EXE_refmount"), workplace.path("refmount")).unwrap();
+    let as_root = "set -e
+        mount -t tmpfs -o mode=0755 tmpfs dev
+        mknod -m 0666 dev/fuse c 10 229
+        mount --bind dev/fuse /dev/fuse
+        exec setpriv --reuid 65534 --regid 65534 --clear-groups sh -c \"$1\"";
+    let as_user = "set -e
+        ./refmount mount oci:layout:v1 a
+        cmp a/weights/model.safetensors model/weights/model.safetensors
+        grep ' /.*/a fuse.refmount ro,nosuid,nodev' /proc/mounts
+        ./refmount status a
+        ./refmount umount a
+        test ! -e a/config.json";
+    let output = workplace
+        .command_of("unshare", &["--mount", "--propagation", "private", "sh", "-c", as_root, "sh", as_user])
+        .output()
+        .unwrap();
+    assert_done(&output);
+    assert!(stdout(&output).contains("oci:"), "{}", stdout(&output));
+    wait_until("the owner has ended", || workplace.owner().is_none());
+}

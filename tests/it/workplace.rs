@@ -1,0 +1,145 @@
+//! A directory in which the program is run, and what is said about its results.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A directory to work in, and the program run in it with nothing of the caller's environment that matters.
+pub(crate) struct Workplace {
+    pub(crate) directory: TempDir,
+}
+
+impl Workplace {
+    pub(crate) fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap() }
+    }
+
+    /// One with a layout `layout:v1` of the model that [`Self::put_model`] makes.
+    pub(crate) fn with_layout() -> Self {
+        let workplace = Self::new();
+        workplace.put_model();
+        assert_done(&workplace.run(&["pack", "model", "oci:layout:v1"]));
+        workplace
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn put(&self, name: &str, content: &[u8]) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::io::Write::write_all(&mut std::fs::File::create(path).unwrap(), content).unwrap();
+    }
+
+    pub(crate) fn put_model(&self) {
+        self.put("model/config.json", b"{}\n");
+        self.put("model/weights/model.safetensors", &shard());
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        self.command_of(env!("CARGO_BIN_EXE_refmount"), arguments)
+    }
+
+    /// Another program, run in the same way.
+    pub(crate) fn command_of(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(self.directory.path()).stdin(Stdio::null());
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("REFMOUNT_")) {
+                command.env_remove(name);
+            }
+        }
+        command.env("REFMOUNT_CACHE_DIR", self.path("cache")).env("SOURCE_DATE_EPOCH", "1700000000");
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// The process that owns the cache.
+    pub(crate) fn owner(&self) -> Option<Pid> {
+        let text = std::fs::read_to_string(self.path("cache/owner.lock")).ok()?;
+        let pid = Pid::from_raw(text.trim().parse().ok()?)?;
+        // The file outlives its writer, whose number may be another's by now.
+        let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
+        let cache = self.path("cache");
+        let cache = cache.to_str().unwrap().as_bytes();
+        command.windows(cache.len()).any(|part| part == cache).then_some(pid)
+    }
+
+    /// Whether something is mounted on `name`.
+    pub(crate) fn is_mounted(&self, name: &str) -> bool {
+        mounts_below(&self.path(name)).contains(&self.path(name))
+    }
+
+    /// The blob that holds `content`.
+    pub(crate) fn blob_of(&self, content: &[u8]) -> PathBuf {
+        let blobs = self.path("layout/blobs/sha256");
+        let holds = |path: &PathBuf| std::fs::read(path).unwrap() == content;
+        std::fs::read_dir(blobs).unwrap().map(|entry| entry.unwrap().path()).find(holds).unwrap()
+    }
+}
+
+/// Nothing stays mounted and no owner alive, however a test ends.
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        for target in mounts_below(self.directory.path()) {
+            let _ = rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH);
+        }
+        if let Some(owner) = self.owner() {
+            let _ = rustix::process::kill_process(owner, Signal::KILL);
+        }
+    }
+}
+
+/// The mount points at and below `directory`.
+fn mounts_below(directory: &Path) -> Vec<PathBuf> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let targets = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    targets.filter(|target| target.starts_with(directory)).collect()
+}
+
+/// Asks `done` again and again until it says yes; fails the test after a time that no machine needs.
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..1500 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("waited in vain until {what}");
+}
+
+/// Content that does not repeat within a megabyte, longer than any buffer on its way.
+pub(crate) fn shard() -> Vec<u8> {
+    (0..3_000_000_u32).map(|byte| (byte.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+pub(crate) fn assert_done(output: &Output) {
+    assert!(output.status.success(), "{}: {}", output.status, stderr(output));
+}
+
+pub(crate) fn assert_failed(output: &Output, status: i32, words: &str) {
+    assert_eq!(output.status.code(), Some(status), "{}", stderr(output));
+    assert!(stderr(output).contains(words), "{words:?} is not in {:?}", stderr(output));
+    assert!(output.stdout.is_empty(), "printed on standard output: {:?}", stdout(output));
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+pub(crate) fn json(output: &Output) -> Value {
+    assert_done(output);
+    serde_json::from_slice(&output.stdout).unwrap()
+}

@@ -30,6 +30,7 @@ const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 usage, 3 not found, 
 
 /// Options of every command.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Global options")]
 pub(super) struct GlobalArgs {
     /// The cache directory [default: /var/cache/refmount for root, else $XDG_CACHE_HOME/refmount].
     #[arg(long, global = true, env = "REFMOUNT_CACHE_DIR", value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -169,8 +170,8 @@ pub(super) struct MountArgs {
     /// How the registry is reached.
     #[command(flatten)]
     pub(super) source: SourceArgs,
-    /// HOST[:PORT]/REPO[:TAG][@DIGEST], or oci:DIR[:TAG] for an OCI layout.
-    #[arg(value_name = "REF")]
+    /// What is mounted.
+    #[arg(value_name = "REF", help = "HOST[:PORT]/REPO[:TAG][@DIGEST], or oci:DIR[:TAG] for an OCI layout")]
     pub(super) reference: String,
     /// Where it is mounted: a directory, or a file if --subpath names one.
     #[arg(value_name = "DIR", value_hint = ValueHint::AnyPath)]

@@ -31,7 +31,7 @@ pub(super) fn write_failure(error: &io::Error) -> Failure {
 /// Writes `value` as one JSON document to standard output.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|error| Error::with_source(ErrorKind::Io, "cannot write the result as JSON", error))?;

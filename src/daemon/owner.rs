@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -109,6 +110,7 @@ impl Owner {
     /// # Errors
     /// `Busy` when another process owns the directory; those of [`Cache::open`] and [`server::bind`].
     pub fn start(settings: CacheSettings) -> Result<Self> {
+        raise_descriptor_limit();
         Self::start_with(settings, |cache| {
             Arc::new(KernelMounter { fetcher: Fetcher::new(cache, Handle::current()) })
         })
@@ -179,6 +181,16 @@ impl Owner {
         if timeout(ANSWERS_LIMIT, &mut server).await.is_err() {
             server.abort();
         }
+    }
+}
+
+/// Allows this process as many file descriptors as it may allow itself: a mount takes one for each thread that
+/// serves it, and each file that is being read two, which the usual 1024 soon are not enough for.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!("cannot raise the limit of open files: {error}");
     }
 }
 

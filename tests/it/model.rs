@@ -119,7 +119,8 @@ impl World {
         let settings = ContentSettings {
             verify_before_read: self.before_read,
             whole_files: true,
-            read_timeout: Duration::from_secs(2),
+            // Longer than a stall, or a read would fail for the fault that an earlier one has met.
+            read_timeout: Duration::from_secs(120),
         };
         self.content = Some(Content::new(&fetcher, &source, layers, settings).unwrap());
         self.cache = Some(cache);
@@ -243,8 +244,13 @@ fn flip_a_byte(directory: &Path, at: u64) {
     }
 }
 
+/// Enough for each run of the suite; `PROPTEST_CASES` asks for more.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(32)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_sequence_gives_the_bytes_of_the_source_or_an_error(

@@ -64,7 +64,7 @@ async fn in_foreground(
             Err(error) if error.kind() == ErrorKind::Busy => error,
             Err(error) => return Err(error.into()),
         };
-        match client.mount(request).await {
+        match start::ask(&client, request).await {
             Ok(summary) => {
                 warn_of_other_limits(&client, &arguments.limits).await;
                 print_summary(&summary)?;
@@ -84,7 +84,11 @@ async fn own(owner: Owner, request: &MountRequest) -> Result<(), Failure> {
     let mounts = std::sync::Arc::clone(owner.mounts());
     let request = request.clone();
     let mounting = async move {
-        match mounts.mount(request).await? {
+        let answer = mounts.mount(request).await.inspect_err(|_| {
+            // Without a grace, unless another request has been taken meanwhile.
+            mounts.close_if_empty();
+        });
+        match answer? {
             Answer::Mounted(summary) => print_summary(&summary),
             Answer::Ending => Err(Error::new(ErrorKind::Unavailable, "ended before it was mounted").into()),
         }

@@ -38,6 +38,10 @@ async fn umount_one(target: &Path) -> Result<()> {
     match locate::owner_of(&target).await? {
         OwnerOf::Socket(socket) => match Client::new(&socket)?.unmount(&target).await {
             Ok(()) => Ok(()),
+            Err(Unanswered::Failed(error)) if error.kind() == ErrorKind::TimedOut => {
+                exit::say(&format!("warning: {}", error.chain()));
+                locate::detach(&target).await
+            }
             Err(Unanswered::Failed(error)) if error.kind() != ErrorKind::NotFound => Err(error),
             // The mount outlived its owner's interest in it.
             Err(_) => locate::detach(&target).await,

@@ -192,7 +192,14 @@ impl Client {
                 format!("the owner of the cache did not answer in time on {socket}"),
             ));
         }
-        // It is gone, or went away while it was asked; a request that cannot be built never gets here.
+        if error.is_builder() {
+            return Unanswered::Failed(Error::with_source(
+                ErrorKind::Usage,
+                "this cannot be asked for; paths and references must be UTF-8",
+                error.without_url(),
+            ));
+        }
+        // It is gone, or went away while it was asked.
         Unanswered::NoOwner(Error::with_source(
             ErrorKind::Unavailable,
             format!("no owner answers on {socket}"),
@@ -205,5 +212,55 @@ impl Client {
             ErrorKind::Invalid,
             format!("the answer on {} is not one of refmount: {why}", self.socket.display()),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    use super::*;
+    use crate::daemon::mounts::tests::request;
+
+    /// Mistaken for a missing owner, it would have owners started without end.
+    #[tokio::test]
+    async fn a_path_that_json_can_not_hold_is_an_error_at_once() {
+        let client = Client::new(Path::new("/nowhere/control.sock")).unwrap();
+        let target = PathBuf::from(OsStr::from_bytes(b"/m\xff"));
+        let bad = MountRequest { target: target.clone(), ..request("/m") };
+        let Err(Unanswered::Failed(error)) = client.mount(&bad).await else { panic!() };
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        let Err(Unanswered::Failed(error)) = client.status(&target).await else { panic!() };
+        assert_eq!(error.kind(), ErrorKind::Usage);
+    }
+
+    #[tokio::test]
+    async fn an_owner_that_does_not_answer_is_an_error_in_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("control.sock");
+        // Accepts, as the kernel does for a stopped process, and never answers.
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let client = Client::new(&socket).unwrap();
+        let request = client.request(Method::GET, api::VERSION, Duration::from_millis(50));
+        let Err(Unanswered::Failed(error)) = client.send(request).await else { panic!() };
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_no_owners_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("control.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let other = std::thread::spawn(move || {
+            use std::io::{Read as _, Write as _};
+            let (mut stream, _) = listener.accept().unwrap();
+            let read = stream.read(&mut [0; 4096]).unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").unwrap();
+            read
+        });
+        let Err(Unanswered::Failed(error)) = Client::new(&socket).unwrap().version().await else { panic!() };
+        assert!(error.to_string().contains("is not one of refmount"), "{error}");
+        assert!(other.join().unwrap() > 0);
     }
 }

@@ -271,8 +271,18 @@ impl Mounts {
     /// Takes no more mounts from now on, if there are none; says whether that is so.
     pub fn close_if_empty(&self) -> bool {
         let mut state = self.state();
-        state.closed |= state.count() == 0;
+        if state.count() == 0 && !state.closed {
+            state.closed = true;
+            // Wakes up whoever waits for the end.
+            self.count.send_replace(0);
+        }
         state.closed
+    }
+
+    /// Whether no more mounts are taken.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
     }
 
     /// Takes no more mounts and unmounts all, at the same time and within `limit`.

@@ -205,7 +205,7 @@ async fn without_mounts(mounts: &Mounts) {
         }
         tokio::select! {
             () = sleep(grace) => if mounts.close_if_empty() { return },
-            _ = count.changed() => {}
+            _ = count.changed() => if mounts.is_closed() { return },
         }
     }
 }

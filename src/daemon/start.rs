@@ -79,7 +79,7 @@ pub async fn mount(
     let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
     let mut child: Option<Child> = None;
     loop {
-        let unanswered = match client.mount(request).await {
+        let unanswered = match ask(&client, request).await {
             Ok(summary) => return Ok((client, summary)),
             Err(Unanswered::Failed(error)) => return Err(error),
             Err(Unanswered::NoOwner(error)) => error,
@@ -98,6 +98,15 @@ pub async fn mount(
         };
         sleep(backoff.pause(None)).await;
     }
+}
+
+/// Asks an owner for a mount. First for a sign of life: a mount may take minutes, an owner that hangs should not.
+///
+/// # Errors
+/// See [`Unanswered`].
+pub async fn ask(client: &Client, request: &MountRequest) -> Result<MountSummary, Unanswered> {
+    client.version().await?;
+    client.mount(request).await
 }
 
 /// The started process, as long as it lives; nothing when it left the directory to another one.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -123,14 +124,21 @@ fn read_owner(target: &Path) -> Result<PathBuf, Errno> {
     Ok(PathBuf::from(OsString::from_vec(buffer[..length].to_vec())))
 }
 
-/// Takes `target` out of the tree of files; whoever has files of it open keeps them. That it is gone already is no
+/// Takes `target`, which [`owner_of`] found to be a mount of refmount, out of the tree of files; whoever has files of it open keeps them. That it is gone already is no
 /// failure.
 ///
 /// # Errors
 /// `Io` when the kernel refuses; `TimedOut`.
 pub async fn detach(target: &Path) -> Result<()> {
     let path = target.to_owned();
-    match answer_of(DETACH_LIMIT, move || fuse::unmount_target(&path)).await {
+    let detach = move || {
+        // Root's system call asks nothing of whoever serves the mount, so that it works for a hung one too.
+        match rustix::mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+            Ok(()) => Ok(true),
+            Err(_) => fuse::unmount_target(&path),
+        }
+    };
+    match answer_of(DETACH_LIMIT, detach).await {
         Some(detached) => detached.map(drop),
         None => Err(Error::new(
             ErrorKind::TimedOut,

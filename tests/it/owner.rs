@@ -109,6 +109,23 @@ fn a_dead_mount_is_named_unmounted_and_mounted_over() {
 }
 
 #[test]
+fn an_owner_that_hangs_holds_nobody_up_for_good() {
+    let workplace = workplace_with(&["a", "b"]);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    let owner = workplace.owner().unwrap();
+    kill_process(owner, Signal::STOP).unwrap();
+    assert_failed(&workplace.run(&["mount", "oci:layout:v1", "b"]), 1, "did not answer in time");
+    assert_failed(&workplace.run(&["status", "a"]), 1, "does not answer");
+    let umount = workplace.run(&["umount", "a"]);
+    assert_done(&umount);
+    assert!(stderr(&umount).contains("does not answer"), "{}", stderr(&umount));
+    assert!(!workplace.is_mounted("a"));
+    // Nothing is mounted any more, and it notices.
+    kill_process(owner, Signal::CONT).unwrap();
+    wait_until("the owner has ended", || workplace.owner().is_none());
+}
+
+#[test]
 fn an_owner_told_to_end_does_so_with_files_open() {
     let workplace = workplace_with(&["a"]);
     assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));

@@ -13,6 +13,8 @@ use refmount::content::{DirectFile, Standing};
 use refmount::fs::FileContent;
 use tokio::sync::watch;
 
+use super::fixture::until;
+
 /// A file's bytes and how they are to be had.
 #[derive(Debug)]
 pub(super) struct Layer {
@@ -21,6 +23,8 @@ pub(super) struct Layer {
     behaviour: Mutex<Behaviour>,
     pub(super) opened: AtomicUsize,
     pub(super) reads: AtomicUsize,
+    /// Reads that have come to be stuck.
+    pub(super) stuck: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +73,7 @@ impl MemoryContent {
             behaviour: Mutex::new(Behaviour::Cached),
             opened: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
+            stuck: AtomicUsize::new(0),
         });
         Self {
             layers: layers.collect(),
@@ -81,6 +86,11 @@ impl MemoryContent {
 
     pub(super) fn behave(&self, layer: usize, behaviour: Behaviour) {
         *self.layers[layer].behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// Returns once a read of the layer is stuck.
+    pub(super) fn wait_until_stuck(&self, layer: usize) {
+        until("a read is stuck", || self.layers[layer].stuck.load(Ordering::SeqCst) > 0);
     }
 
     /// Lets all reads go on that are stuck.
@@ -133,6 +143,7 @@ impl FileContent for MemoryContent {
     async fn read(self: Arc<Self>, layer: usize, range: Range<u64>) -> Result<Vec<u8>> {
         match self.behaviour(layer) {
             Behaviour::Stuck => {
+                self.layers[layer].stuck.fetch_add(1, Ordering::SeqCst);
                 self.released.subscribe().wait_for(|released| *released).await.unwrap();
             }
             Behaviour::Failing => return Err(Error::new(ErrorKind::Unavailable, "the registry is gone")),

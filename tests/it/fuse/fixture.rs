@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::{RngCore as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use refmount::base::{Algorithm, Digest, Result};
+use refmount::base::{Algorithm, Digest, Result, clock};
 use refmount::fs::{FileContent, Filesystem, Identity};
 use refmount::fuse::{FuseMount, MountSpec};
 use refmount::layer::{Entry, EntryKind, LayerEntries, Timestamp};
@@ -143,4 +144,13 @@ pub(super) fn run(command: &mut Command) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?} failed: {}\n{out}{err}", output.status);
     out.into_owned()
+}
+
+/// Waits for what another thread or the kernel does on its own time; its absence fails the test.
+pub(super) fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = clock::now() + Duration::from_secs(60);
+    while !happened() {
+        assert!(clock::now() < deadline, "in a minute it has not come to pass that {what}");
+        std::thread::yield_now();
+    }
 }

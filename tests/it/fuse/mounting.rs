@@ -131,9 +131,7 @@ fn a_stuck_read_does_not_hold_up_the_unmount() {
     fixture.content.behave(SHARD, Behaviour::Stuck);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| fs::read(fixture.path(SHARD)));
-        while fixture.content.layers[SHARD].opened.load(std::sync::atomic::Ordering::SeqCst) == 0 {
-            std::thread::yield_now();
-        }
+        fixture.content.wait_until_stuck(SHARD);
         fixture.runtime.block_on(fixture.mount().unmount()).unwrap();
         assert_eq!(fs::read_dir(&fixture.target).unwrap().count(), 0);
         fixture.content.release();

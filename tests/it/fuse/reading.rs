@@ -5,13 +5,14 @@ use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 
 use refmount::tree::Ino;
 use rustix::fs::OFlags;
 
 use super::content::Behaviour;
-use super::fixture::{Fixture, OTHER_SHARD, Options, REFERENCE, SHARD, SHARD_BYTES, SMALL, python};
+use super::fixture::{Fixture, OTHER_SHARD, Options, REFERENCE, SHARD, SHARD_BYTES, SMALL, python, until};
 
 fn errno(error: &std::io::Error) -> rustix::io::Errno {
     rustix::io::Errno::from_raw_os_error(error.raw_os_error().unwrap())
@@ -142,10 +143,9 @@ fn a_stuck_read_stops_nothing_else() {
         let stuck: Vec<_> = (0..32)
             .map(|_| scope.spawn(|| fs::read(fixture.path(SHARD)).map(|bytes| bytes == fixture.files[SHARD])))
             .collect();
+        fixture.content.wait_until_stuck(SHARD);
         // Opened by all, so all are on their way to the read.
-        while fixture.content.layers[SHARD].opened.load(Ordering::SeqCst) < 32 {
-            std::thread::yield_now();
-        }
+        until("all have opened", || fixture.content.layers[SHARD].opened.load(Ordering::SeqCst) == 32);
         assert_eq!(fs::read_dir(fixture.target.join("model")).unwrap().count(), 3);
         assert_eq!(fs::metadata(fixture.path(SHARD)).unwrap().len(), SHARD_BYTES as u64);
         assert!(fs::read(fixture.path(OTHER_SHARD)).unwrap() == fixture.files[OTHER_SHARD]);
@@ -156,6 +156,25 @@ fn a_stuck_read_stops_nothing_else() {
             assert!(reader.join().unwrap().unwrap());
         }
     });
+}
+
+#[test]
+fn a_reader_that_waits_for_the_network_can_be_killed() {
+    let fixture = Fixture::new();
+    let mapping = "import mmap, sys; file = open(sys.argv[1], 'rb'); \
+                   mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)[5000]";
+    for (layer, program) in [(SHARD, &["cat"][..]), (OTHER_SHARD, &["python3", "-c", mapping])] {
+        fixture.content.behave(layer, Behaviour::Stuck);
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(fixture.path(layer)).stdout(Stdio::null());
+        let mut reader = command.spawn().unwrap();
+        fixture.content.wait_until_stuck(layer);
+        reader.kill().unwrap();
+        // Nothing comes until the release, so a reader that could not be killed would be here for ever.
+        assert!(!reader.wait().unwrap().success());
+    }
+    fixture.content.release();
+    assert!(fs::read(fixture.path(SHARD)).unwrap() == fixture.files[SHARD]);
 }
 
 #[test]
@@ -212,10 +231,8 @@ fn the_first_open_decides_how_an_inode_is_read() {
         assert_eq!(byte[0], fixture.files[SHARD][2_000_000]);
     }
     drop((before, after));
-    while fixture.mount().open_file_count() > 0 {
-        // The kernel tells us of a close after the fact.
-        std::thread::yield_now();
-    }
+    // The kernel tells us of a close after the fact.
+    until("all is closed", || fixture.mount().open_file_count() == 0);
     fixture.content.behave(SHARD, Behaviour::Direct);
     let direct = File::open(fixture.path(SHARD)).unwrap();
     assert!(fixture.mount().is_passthrough(ino));
@@ -273,10 +290,9 @@ fn rejected_bytes_leave_the_page_cache() {
     let mut right = fixture.files[SHARD].clone();
     right[1_500_000] ^= 0xff;
     fixture.content.reject(SHARD, right.clone());
-    // By a thread of its own, so not at once; without it, never.
-    let deadline = refmount::base::clock::now() + std::time::Duration::from_secs(60);
-    while byte[0] != right[1_500_000] {
-        assert!(refmount::base::clock::now() < deadline, "the wrong byte is still served");
+    // By a thread of its own, so not at once.
+    until("the right byte is served", || {
         file.read_exact_at(&mut byte, 1_500_000).unwrap();
-    }
+        byte[0] == right[1_500_000]
+    });
 }

@@ -324,24 +324,12 @@ impl Driver {
         }
         self.attempts.failures = 0;
         blob.counts.chunks.fetch_add(1, Ordering::Relaxed);
-        let is_wanted = {
-            let mut state = lock(&blob.state);
-            let is_awaited = state.is_awaited(chunk);
-            let pending = state.slots.entry(chunk).or_insert_with(|| super::state::Pending {
-                slot: Arc::new(super::slot::Slot::new()),
-                run: self.id,
-            });
-            pending.slot.complete(Ok(bytes.clone()));
-            if let Some(run) = state.run(self.id) {
-                run.next = run.next.max(chunk + 1);
-            }
-            is_awaited
-        };
+        let was_awaited = lock(&blob.state).bring(self.id, chunk, &bytes);
         self.chunk += 1;
         let permit = blob.fetcher.stores.clone().acquire_owned().await.ok();
         while self.stores.try_join_next().is_some() {}
         self.stores.spawn_blocking(move || {
-            blob.store(chunk, bytes, digest, is_wanted);
+            blob.store(chunk, bytes, digest, was_awaited);
             drop(permit);
         });
         true
@@ -483,13 +471,13 @@ impl Driver {
 
 impl Blob {
     /// Puts a chunk into the cache, and closes its slot: from now on, readers find it there.
-    fn store(self: &Arc<Self>, chunk: u64, bytes: Bytes, digest: blake3::Hash, is_wanted: bool) {
+    fn store(self: &Arc<Self>, chunk: u64, bytes: Bytes, digest: blake3::Hash, was_awaited: bool) {
         let stored = self.segment.store(chunk, &bytes, digest);
         let is_here = matches!(stored, Stored::Stored | Stored::Skipped(SkipReason::AlreadyThere));
-        if !is_here && is_wanted {
+        if !is_here && was_awaited {
             self.fetcher.remember(&self.digest, chunk, bytes);
         }
-        lock(&self.state).slots.remove(&chunk);
+        lock(&self.state).settle(chunk);
         if is_here {
             self.verify_if_complete();
         }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -151,6 +152,25 @@ impl State {
         self.slots.get(&chunk).is_some_and(|pending| !pending.slot.is_complete())
     }
 
+    /// Puts `chunk`, which run `id` has brought, into its slot, where readers find it until it is settled. A
+    /// run that nobody expects anything of any more leaves nothing behind. Returns whether somebody waited.
+    pub(super) fn bring(&mut self, id: u64, chunk: u64, bytes: &Bytes) -> bool {
+        let Some(run) = self.run(id) else { return false };
+        run.next = run.next.max(chunk + 1);
+        let was_awaited = self.is_awaited(chunk);
+        let new = || Pending { slot: Arc::new(Slot::new()), run: id };
+        self.slots.entry(chunk).or_insert_with(new).slot.complete(Ok(bytes.clone()));
+        was_awaited
+    }
+
+    /// Closes the slot of a chunk that the cache has got, or has refused. A slot that waits is a later
+    /// reader's, opened after the chunk was settled once and evicted again.
+    pub(super) fn settle(&mut self, chunk: u64) {
+        if !self.is_awaited(chunk) {
+            self.slots.remove(&chunk);
+        }
+    }
+
     /// Ends run `id` and returns the chunks that readers still expected of it, in order.
     pub(super) fn end_run(&mut self, id: u64) -> Vec<u64> {
         self.runs.retain(|run| run.id != id);
@@ -176,5 +196,80 @@ impl State {
             pending.run = heir;
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Error, ErrorKind};
+
+    fn bytes() -> Bytes {
+        Bytes::from_static(b"chunk")
+    }
+
+    #[test]
+    fn a_late_store_does_not_close_the_slot_of_a_later_reader() {
+        let mut state = State::default();
+        let first = state.add_run(RunKind::Demand, 0..4, 4);
+        let second = state.add_run(RunKind::Ahead, 0..4, 4);
+        state.bring(first, 2, &bytes());
+        state.bring(second, 2, &bytes());
+        state.settle(2);
+        let slot = Arc::new(Slot::new());
+        state.slots.insert(2, Pending { slot, run: first });
+        state.settle(2);
+        assert!(state.is_awaited(2), "the second store belongs to the first reader");
+    }
+
+    #[test]
+    fn a_run_that_was_given_up_leaves_no_slot_behind() {
+        let mut state = State::default();
+        let run = state.add_run(RunKind::Demand, 0..4, 4);
+        state.end_run(run);
+        assert!(!state.bring(run, 0, &bytes()));
+        assert!(state.slots.is_empty());
+    }
+
+    #[test]
+    fn what_a_run_did_not_bring_is_reported_in_order() {
+        let mut state = State::default();
+        let run = state.add_run(RunKind::Demand, 0..4, 4);
+        for chunk in [3, 1, 2] {
+            state.slots.insert(chunk, Pending { slot: Arc::new(Slot::new()), run });
+        }
+        state.bring(run, 1, &bytes());
+        assert_eq!(state.end_run(run), [2, 3]);
+    }
+
+    #[test]
+    fn a_reader_rides_on_a_run_that_is_near_and_not_on_one_that_is_far() {
+        let mut state = State::default();
+        let run = state.add_run(RunKind::Ahead, 0..2, 100);
+        assert_eq!(state.run_that_brings(1), None, "it has not been answered yet");
+        state.run(run).unwrap().is_flowing = true;
+        assert_eq!(state.run_that_brings(5), Some(run));
+        assert_eq!(state.run(run).unwrap().end, 6, "it is made to go that far");
+        assert_eq!(state.run_that_brings(NEAR), None);
+        assert_eq!(state.extend_run(6, 50), 50);
+        assert_eq!(state.extend_run(6, 50), 6, "no run ends there any more");
+    }
+
+    #[test]
+    fn a_whole_run_inherits_what_it_has_not_passed() {
+        let mut state = State::default();
+        let whole = state.add_run(RunKind::Demand, 0..10, 10);
+        state.run(whole).unwrap().is_whole = true;
+        state.run(whole).unwrap().next = 5;
+        let late = state.add_run(RunKind::Demand, 3..4, 4);
+        state.slots.insert(3, Pending { slot: Arc::new(Slot::new()), run: late });
+        assert!(!state.hand_to_whole_run(late), "chunk 3 has gone by");
+        let early = state.add_run(RunKind::Demand, 7..8, 8);
+        state.slots.insert(7, Pending { slot: Arc::new(Slot::new()), run: early });
+        assert!(state.hand_to_whole_run(early));
+        assert!(state.end_run(early).is_empty());
+        let failed = Error::new(ErrorKind::Io, "failed");
+        state.slots[&7].slot.complete(Err(failed));
+        assert!(!state.is_awaited(7));
     }
 }

@@ -163,9 +163,9 @@ impl Chunks {
         self.slot(chunk).is_some_and(|slot| slot.state == state)
     }
 
-    /// Whether `chunk` is here.
+    /// Whether `chunk` is here, and not just about to go with its files.
     pub(super) fn is_present(&self, chunk: u64) -> bool {
-        self.is(chunk, State::Present)
+        !self.leaving && self.is(chunk, State::Present)
     }
 
     /// The BLAKE3 of a chunk that is here.
@@ -293,7 +293,7 @@ impl Chunks {
 
     /// Enters as a reader of all of `chunks`, if all of them are here.
     pub(super) fn begin_read(&mut self, chunks: Range<u64>, tick: u64) -> bool {
-        if self.leaving || chunks.clone().any(|chunk| !self.is_present(chunk)) {
+        if chunks.clone().any(|chunk| !self.is_present(chunk)) {
             return false;
         }
         for chunk in chunks.clone() {
@@ -489,6 +489,16 @@ mod tests {
         assert_eq!(chunks.end_read(0..1), vec![0]);
         chunks.finish_departure(0);
         chunks.begin_store(0).unwrap();
+    }
+
+    #[test]
+    fn a_chunk_whose_files_are_being_unlinked_is_not_promised_to_a_reader_who_could_not_have_it() {
+        let mut chunks = with_chunk();
+        chunks.leaving = true;
+        assert!(!chunks.begin_read(0..1, 6));
+        assert!(!chunks.is_present(0));
+        chunks.leaving = false;
+        assert!(chunks.is_present(0), "they could not be unlinked");
     }
 
     #[test]

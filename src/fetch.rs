@@ -12,7 +12,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -23,7 +23,10 @@ use crate::cache::{Cache, DocumentKind, SegmentId};
 use crate::layer::LayerIndex;
 use crate::registry::BlobSource;
 
+use limits::SourceLimits;
+
 mod blob;
+mod limits;
 mod run;
 mod slot;
 mod state;
@@ -31,13 +34,6 @@ mod verify;
 mod window;
 
 pub use blob::{Blob, BlobLease, Coming, Counters, Standing, Wanted};
-
-/// Requests under way for readers at once. A registry spends about 5 ms of CPU on each, so that more in
-/// parallel only wait for each other there; this many cover links with delay.
-const DEMAND_REQUESTS_MAX: usize = 16;
-
-/// Requests under way for read-ahead at once, apart from those for readers, which never wait for these.
-const AHEAD_REQUESTS_MAX: usize = 6;
 
 /// Chunks on their way to the disk at once; each holds its bytes in memory.
 const STORES_MAX: usize = 16;
@@ -51,10 +47,9 @@ const RECENT_MAX: usize = 16;
 pub struct Fetcher {
     cache: Arc<Cache>,
     handle: Handle,
-    demand_requests: Semaphore,
-    ahead_requests: Semaphore,
+    /// By the source's name.
+    limits: Mutex<HashMap<String, Weak<SourceLimits>>>,
     stores: Arc<Semaphore>,
-    slowed_until: Mutex<Option<Instant>>,
     recent: Mutex<VecDeque<(Digest, u64, Bytes)>>,
     blobs: Mutex<HashMap<Digest, Weak<Blob>>>,
 }
@@ -75,10 +70,8 @@ impl Fetcher {
         Arc::new(Self {
             cache,
             handle,
-            demand_requests: Semaphore::new(DEMAND_REQUESTS_MAX),
-            ahead_requests: Semaphore::new(AHEAD_REQUESTS_MAX),
+            limits: Mutex::new(HashMap::new()),
             stores: Arc::new(Semaphore::new(STORES_MAX)),
-            slowed_until: Mutex::new(None),
             recent: Mutex::new(VecDeque::new()),
             blobs: Mutex::new(HashMap::new()),
         })
@@ -126,6 +119,18 @@ impl Fetcher {
             }
         };
         BlobLease::new(blob, bytes, source, settings)
+    }
+
+    /// What all requests to the source `name` share.
+    fn limits_of(&self, name: &str) -> Arc<SourceLimits> {
+        let mut limits = lock(&self.limits);
+        if let Some(known) = limits.get(name).and_then(Weak::upgrade) {
+            return known;
+        }
+        limits.retain(|_, limits| limits.strong_count() > 0);
+        let made = Arc::new(SourceLimits::default());
+        limits.insert(name.to_owned(), Arc::downgrade(&made));
+        made
     }
 
     fn recall(&self, digest: &Digest, chunk: u64) -> Option<Bytes> {

@@ -475,10 +475,11 @@ impl BlobLease {
             );
             return Err(Error::new(ErrorKind::Corrupt, text));
         }
+        let limits = blob.fetcher.limits_of(source.name());
         let id = {
             let mut state = lock(&blob.state);
             let lease = state.next_id();
-            state.sources.push(LeasedSource { lease, source, settings });
+            state.sources.push(LeasedSource { lease, source, limits, settings });
             lease
         };
         Ok(Self { id, counters_before: blob.counters(), blob })

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 use crate::base::backoff::Backoff;
@@ -150,11 +150,15 @@ impl Blob {
 
 impl Driver {
     async fn drive(&mut self) -> Result<()> {
-        let blob = self.blob.clone();
         loop {
-            let mut permit = self.permit(&blob).await;
+            let limits = self.source()?.limits;
+            let mut permit = limits.permit(self.kind).await;
             let Some(range) = self.next_request() else { return Ok(()) };
             let leased = self.source()?;
+            // While it waited, the mount may have ended whose source it was, or another source have got its turn.
+            if !Arc::ptr_eq(&leased.limits, &limits) {
+                continue;
+            }
             if self.attempts.failures == 0 {
                 self.attempts.idle_since = clock::now();
             }
@@ -164,17 +168,6 @@ impl Driver {
                 Ok(Outcome::Served) => {}
                 Ok(Outcome::Rejected) => self.partial.clear(),
                 Err(failure) => self.pause_after(failure, &leased).await?,
-            }
-        }
-    }
-
-    /// Waits for its turn to make a request. The limits are never closed, so there is always one in the end.
-    async fn permit<'a>(&self, blob: &'a Blob) -> Option<SemaphorePermit<'a>> {
-        match self.kind {
-            RunKind::Demand => blob.fetcher.demand_requests.acquire().await.ok(),
-            RunKind::Ahead => {
-                self.wait_while_slowed().await;
-                blob.fetcher.ahead_requests.acquire().await.ok()
             }
         }
     }
@@ -229,7 +222,7 @@ impl Driver {
         &mut self,
         leased: &LeasedSource,
         range: Range<u64>,
-        permit: &mut Option<SemaphorePermit<'_>>,
+        permit: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<Outcome> {
         let blob = self.blob.clone();
         blob.counts.requests.fetch_add(1, Ordering::Relaxed);
@@ -426,7 +419,7 @@ impl Driver {
             return Err(self.explain(failure, leased));
         }
         if let Some(pause) = failure.retry_after() {
-            self.slow_read_ahead(pause.min(PAUSE_MAX));
+            leased.limits.slow_read_ahead(pause.min(PAUSE_MAX));
         }
         let pause = self.attempts.backoff.pause(failure.retry_after());
         if self.attempts.idle_since.elapsed() + pause > leased.settings.retry_budget {
@@ -454,19 +447,6 @@ impl Driver {
             self.attempts.idle_since.elapsed().as_secs_f64()
         ))
     }
-
-    fn slow_read_ahead(&self, pause: Duration) {
-        let until = clock::now() + pause;
-        let mut slowed = lock(&self.blob.fetcher.slowed_until);
-        *slowed = Some(slowed.map_or(until, |before| before.max(until)));
-    }
-
-    async fn wait_while_slowed(&self) {
-        let until = *lock(&self.blob.fetcher.slowed_until);
-        if let Some(until) = until {
-            tokio::time::sleep_until(until.into()).await;
-        }
-    }
 }
 
 impl Blob {
@@ -481,5 +461,89 @@ impl Blob {
         if is_here {
             self.verify_if_complete();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use crate::base::{Algorithm, CHUNK_BYTES, Digest};
+    use crate::cache::{Cache, CacheSettings, FreeSpaceFloor};
+    use crate::fetch::{BlobSettings, Fetcher, Wanted};
+    use crate::oci::Descriptor;
+    use crate::registry::{BlobSource, RawManifest};
+
+    use super::*;
+
+    /// Holds a blob, or never answers.
+    #[derive(Debug)]
+    struct Stub {
+        name: &'static str,
+        blob: Option<Bytes>,
+    }
+
+    #[async_trait]
+    impl BlobSource for Stub {
+        fn name(&self) -> &str {
+            self.name
+        }
+
+        async fn resolve(&self) -> Result<RawManifest> {
+            unreachable!("only blobs are asked for")
+        }
+
+        async fn manifest(&self, _: &Descriptor) -> Result<RawManifest> {
+            unreachable!("only blobs are asked for")
+        }
+
+        async fn blob(&self, _: &Digest, _: u64, range: Range<u64>) -> Result<BlobBody> {
+            let Some(blob) = &self.blob else { return std::future::pending().await };
+            let bytes = blob.slice(range.start as usize..range.end as usize);
+            Ok(BlobBody { range, pieces: futures_util::stream::iter([Ok(bytes)]).boxed() })
+        }
+    }
+
+    /// A fetcher into a cache without any room.
+    fn fetcher(directory: &tempfile::TempDir) -> Arc<Fetcher> {
+        let cache = Cache::open(CacheSettings {
+            directory: directory.path().to_owned(),
+            bytes_max: 0,
+            free_space_min: FreeSpaceFloor::Bytes(0),
+        });
+        Fetcher::new(cache.unwrap(), tokio::runtime::Handle::current())
+    }
+
+    /// A blob of one chunk, and its name.
+    fn blob_of(number: u8) -> (Bytes, Digest) {
+        let bytes = Bytes::from(vec![number; CHUNK_BYTES as usize]);
+        let digest = Digest::of(Algorithm::Sha256, &bytes);
+        (bytes, digest)
+    }
+
+    const SETTINGS: BlobSettings =
+        BlobSettings { retry_budget: Duration::from_secs(100), whole_files: false };
+
+    #[tokio::test]
+    async fn requests_that_hang_at_one_source_do_not_hold_up_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let fetcher = fetcher(&directory);
+        let silent: Arc<dyn BlobSource> = Arc::new(Stub { name: "silent", blob: None });
+        let hanging: Vec<_> = (0..40)
+            .map(|number| {
+                let lease = fetcher.blob(&blob_of(number).1, CHUNK_BYTES, silent.clone(), SETTINGS).unwrap();
+                lease.blob().want(0..1).unwrap();
+                lease
+            })
+            .collect();
+        let (bytes, digest) = blob_of(99);
+        let source = Arc::new(Stub { name: "healthy", blob: Some(bytes.clone()) });
+        let lease = fetcher.blob(&digest, CHUNK_BYTES, source, SETTINGS).unwrap();
+        let Some(Wanted::Coming(coming)) = lease.blob().want(0..1).unwrap().pop() else {
+            panic!("not fetched")
+        };
+        let arrived = tokio::time::timeout(Duration::from_secs(10), coming.bytes()).await;
+        assert!(arrived.expect("waited for another source").unwrap() == bytes);
+        drop(hanging);
     }
 }

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use crate::registry::BlobSource;
 
 use super::BlobSettings;
+use super::limits::SourceLimits;
 use super::slot::Slot;
 
 /// How far before a chunk a run may be for a reader to wait for it: 8 MiB pass in about the time that a
@@ -72,6 +73,7 @@ pub(super) struct Pending {
 pub(super) struct LeasedSource {
     pub(super) lease: u64,
     pub(super) source: Arc<dyn BlobSource>,
+    pub(super) limits: Arc<SourceLimits>,
     pub(super) settings: BlobSettings,
 }
 

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::base::{Digest, Result};
+use crate::base::{Digest, Result, chunk_count};
 use crate::cache::{Cache, DocumentKind, SegmentId};
 use crate::layer::LayerIndex;
 use crate::registry::BlobSource;
@@ -50,6 +50,9 @@ pub struct Fetcher {
     /// By the source's name.
     limits: Mutex<HashMap<String, Weak<SourceLimits>>>,
     stores: Arc<Semaphore>,
+    /// Chunks of the cache for blobs that are being fetched whole, and how many of them there are.
+    fill_room: Semaphore,
+    fill_chunks_max: u32,
     recent: Mutex<VecDeque<(Digest, u64, Bytes)>>,
     blobs: Mutex<HashMap<Digest, Weak<Blob>>>,
 }
@@ -67,11 +70,16 @@ impl Fetcher {
     /// A fetcher into `cache` whose tasks run on `handle`.
     #[must_use]
     pub fn new(cache: Arc<Cache>, handle: Handle) -> Arc<Self> {
+        // Documents may take an eighth of the cache.
+        let fill_chunks = chunk_count(cache.info().bytes_max / 8 * 7);
+        let fill_chunks_max = u32::try_from(fill_chunks).unwrap_or(u32::MAX);
         Arc::new(Self {
             cache,
             handle,
             limits: Mutex::new(HashMap::new()),
             stores: Arc::new(Semaphore::new(STORES_MAX)),
+            fill_room: Semaphore::new(fill_chunks_max as usize),
+            fill_chunks_max,
             recent: Mutex::new(VecDeque::new()),
             blobs: Mutex::new(HashMap::new()),
         })

@@ -393,6 +393,10 @@ impl Blob {
         if self.bytes > self.fetcher.cache.info().bytes_max {
             return Err(cannot_keep());
         }
+        // Fills that each pinned what they have would take the room from each other until none came to its end.
+        let room =
+            self.fetcher.fill_chunks_max.min(u32::try_from(chunk_count(self.bytes)).unwrap_or(u32::MAX));
+        let _room = self.fetcher.fill_room.acquire_many(room).await;
         let _pin = self.segment.pin();
         let mut before = None;
         while let Some(gap) = self.first_gap() {

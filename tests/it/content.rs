@@ -270,6 +270,25 @@ async fn before_read_says_when_the_cache_is_too_small_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn blobs_that_only_fit_one_after_the_other_wait_for_each_other() {
+    let blobs: Vec<Vec<u8>> = (0..8).map(|seed| random_bytes(seed, 6 * CHUNK_BYTES + seed)).collect();
+    let (source, digests) = MemorySource::new(blobs.clone());
+    let source: Arc<dyn BlobSource> = Arc::new(source);
+    let directory = tempfile::tempdir().unwrap();
+    let fetcher = Fetcher::new(open_cache(&directory, 16), Handle::current());
+    let layers = digests.into_iter().zip(blobs.iter().map(|blob| blob.len() as u64));
+    let settings = ContentSettings { verify_before_read: true, ..SETTINGS };
+    let content = Arc::new(Content::new(&fetcher, &source, layers, settings).unwrap());
+    let readers = (0..blobs.len()).map(|layer| {
+        let content = content.clone();
+        tokio::spawn(async move { content.read(layer, 7..4096).await })
+    });
+    for (reader, blob) in readers.collect::<Vec<_>>().into_iter().zip(&blobs) {
+        assert!(reader.await.unwrap().expect("there is room for each of them") == blob[7..4096]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_one_verification_every_chunk_is_checked_by_itself() {
     let setting = Setting::new(6 * CHUNK_BYTES);
     let cache = open_cache(&setting.directory, 64);

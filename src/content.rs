@@ -248,15 +248,12 @@ impl Content {
         }
     }
 
-    /// Fetches layers whole, in the order given, until all are in the cache.
+    /// Fetches layer `layer` whole, until all of it is in the cache.
     ///
     /// # Errors
-    /// The first that cannot be fetched or kept.
-    pub async fn fill(&self, layers: impl IntoIterator<Item = usize>) -> Result<()> {
-        for layer in layers {
-            self.blob(layer).fill(false).await?;
-        }
-        Ok(())
+    /// What the fetch failed with; `NoSpace` when the cache cannot hold it.
+    pub async fn fill(&self, layer: usize) -> Result<()> {
+        self.blob(layer).fill(false).await
     }
 }
 

@@ -174,8 +174,8 @@ impl Mounted {
             bytes = summary.total_bytes,
             "mounted"
         );
-        let prefetch =
-            (request.prefetch == PrefetchPolicy::All).then(|| spawn_prefetch(&filesystem, &content));
+        let prefetch = (request.prefetch == PrefetchPolicy::All)
+            .then(|| spawn_prefetch(&filesystem, &content, fetcher.cache()));
         let cache = fetcher.cache().clone();
         Ok(Arc::new(Self { summary, mount, filesystem, content, cache, prefetch }))
     }
@@ -266,13 +266,30 @@ fn content_settings(request: &MountRequest) -> ContentSettings {
     }
 }
 
-/// Fetches all files of the view, in the order of their paths, behind whatever readers want.
-fn spawn_prefetch(filesystem: &Arc<Filesystem>, content: &Arc<Content>) -> JoinHandle<()> {
-    let layers: Vec<usize> = filesystem.view().files().map(|file| file.layer).collect();
+/// Fetches the files of the view, in the order of their paths, behind whatever readers want. What the cache has
+/// no room for beside the others is left out: fetched too, it would only drive those out again.
+fn spawn_prefetch(filesystem: &Arc<Filesystem>, content: &Arc<Content>, cache: &Cache) -> JoinHandle<()> {
+    let mut room = cache.info().bytes_max;
+    let (mut layers, mut left_out) = (Vec::new(), 0_u64);
+    for file in filesystem.view().files() {
+        match room.checked_sub(file.size) {
+            Some(rest) => {
+                room = rest;
+                layers.push(file.layer);
+            }
+            None => left_out += 1,
+        }
+    }
+    if left_out > 0 {
+        tracing::warn!("{left_out} files are not prefetched; they do not fit into the cache with the others");
+    }
     let content = content.clone();
     tokio::spawn(async move {
-        if let Err(error) = content.fill(layers).await {
-            tracing::warn!("prefetch stopped: {}", error.chain());
+        for layer in layers {
+            // One that fails is no reason to go without the others.
+            if let Err(error) = content.fill(layer).await {
+                tracing::warn!(digest = %content.digest(layer), error = error.chain(), "not prefetched");
+            }
         }
     })
 }

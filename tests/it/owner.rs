@@ -44,6 +44,27 @@ fn a_mount_shows_the_files_and_its_owner_ends_with_it() {
 }
 
 #[test]
+fn a_file_that_is_too_large_for_the_cache_does_not_end_the_prefetch_of_the_others() {
+    let workplace = Workplace::new();
+    workplace.put("model/a-large", &vec![1; 6 << 20]);
+    workplace.put("model/b-small", &vec![2; 2 << 20]);
+    workplace.put("model/c-no-room-beside-b", &vec![3; 3 << 20]);
+    std::fs::create_dir(workplace.path("m")).unwrap();
+    assert_done(&workplace.run(&["pack", "model", "oci:layout:v1"]));
+    let mount = ["mount", "--prefetch=all", "--cache-size=4MiB", "--cache-min-free=0", "oci:layout:v1", "m"];
+    assert_done(&workplace.run(&mount));
+    let cached = || {
+        let status = json(&workplace.run(&["status", "-o", "json", "m"]));
+        let files = status["files"].as_array().unwrap().clone();
+        files.iter().map(|file| file["cached_bytes"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    wait_until("the file that fits is here", || cached() == [0, 2 << 20, 0]);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(cached(), [0, 2 << 20, 0], "what has no room drives nothing out");
+    assert_done(&workplace.run(&["umount", "m"]));
+}
+
+#[test]
 fn two_hundred_mounts_at_once_on_a_fresh_cache_have_one_owner() {
     let targets: Vec<String> = (0..200).map(|number| format!("m{number}")).collect();
     let names: Vec<&str> = targets.iter().map(String::as_str).collect();

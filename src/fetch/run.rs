@@ -452,6 +452,12 @@ impl Driver {
 impl Blob {
     /// Puts a chunk into the cache, and closes its slot: from now on, readers find it there.
     fn store(self: &Arc<Self>, chunk: u64, bytes: Bytes, digest: blake3::Hash, was_awaited: bool) {
+        // It may have become known since the chunk was handed out; what it disproves must not come to be proven.
+        let known = self.index.get().map(|index| index.chunk_digest(chunk));
+        if known.is_some_and(|known| known != Some(digest.as_bytes())) {
+            self.count_rejected(1);
+            return lock(&self.state).settle(chunk);
+        }
         let stored = self.segment.store(chunk, &bytes, digest);
         let is_here = matches!(stored, Stored::Stored | Stored::Skipped(SkipReason::AlreadyThere));
         if !is_here && was_awaited {
@@ -471,6 +477,7 @@ mod tests {
     use crate::base::{Algorithm, CHUNK_BYTES, Digest};
     use crate::cache::{Cache, CacheSettings, FreeSpaceFloor};
     use crate::fetch::{BlobSettings, Fetcher, Wanted};
+    use crate::layer::LayerIndex;
     use crate::oci::Descriptor;
     use crate::registry::{BlobSource, RawManifest};
 
@@ -504,11 +511,11 @@ mod tests {
         }
     }
 
-    /// A fetcher into a cache without any room.
-    fn fetcher(directory: &tempfile::TempDir) -> Arc<Fetcher> {
+    /// A fetcher into a cache with room for `bytes_max`.
+    fn fetcher(directory: &tempfile::TempDir, bytes_max: u64) -> Arc<Fetcher> {
         let cache = Cache::open(CacheSettings {
             directory: directory.path().to_owned(),
-            bytes_max: 0,
+            bytes_max,
             free_space_min: FreeSpaceFloor::Bytes(0),
         });
         Fetcher::new(cache.unwrap(), tokio::runtime::Handle::current())
@@ -525,9 +532,26 @@ mod tests {
         BlobSettings { retry_budget: Duration::from_secs(100), whole_files: false };
 
     #[tokio::test]
+    async fn wrong_bytes_that_are_stored_only_after_the_blob_was_verified_are_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let fetcher = fetcher(&directory, CHUNK_BYTES);
+        let (bytes, digest) = blob_of(1);
+        let source = Arc::new(Stub { name: "silent", blob: None });
+        let lease = fetcher.blob(&digest, CHUNK_BYTES, source, SETTINGS).unwrap();
+        let blob = lease.blob();
+        let chunk_digests = vec![*blake3::hash(&bytes).as_bytes()];
+        blob.index.set(LayerIndex::new(digest, CHUNK_BYTES, chunk_digests).unwrap()).unwrap();
+        let wrong = blob_of(2).0;
+        blob.store(0, wrong.clone(), blake3::hash(&wrong), true);
+        assert!(!blob.segment().is_present(0));
+        blob.store(0, bytes.clone(), blake3::hash(&bytes), true);
+        assert!(blob.segment().is_present(0));
+    }
+
+    #[tokio::test]
     async fn requests_that_hang_at_one_source_do_not_hold_up_another() {
         let directory = tempfile::tempdir().unwrap();
-        let fetcher = fetcher(&directory);
+        let fetcher = fetcher(&directory, 0);
         let silent: Arc<dyn BlobSource> = Arc::new(Stub { name: "silent", blob: None });
         let hanging: Vec<_> = (0..40)
             .map(|number| {

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::base::{Digest, Result, chunk_count};
+use crate::base::{Digest, Error, ErrorKind, Result, chunk_count};
 use crate::cache::{Cache, DocumentKind, SegmentId};
 use crate::layer::LayerIndex;
 use crate::registry::BlobSource;
@@ -96,7 +96,7 @@ impl Fetcher {
     /// credentials resolved. `settings.whole_files` counts for the first lease of a blob.
     ///
     /// # Errors
-    /// `Corrupt` when the blob is already known under another size.
+    /// `Corrupt` when the blob is already known under another size, or cannot have this one.
     pub fn blob(
         self: &Arc<Self>,
         digest: &Digest,
@@ -104,6 +104,12 @@ impl Fetcher {
         source: Arc<dyn BlobSource>,
         settings: BlobSettings,
     ) -> Result<BlobLease> {
+        // No read of it would ever ask for anything that could be checked.
+        if bytes == 0 && *digest != Digest::of(digest.algorithm(), b"") {
+            let text =
+                format!("blob {digest} has 0 bytes in the manifest, but that is not the digest of nothing");
+            return Err(Error::new(ErrorKind::Corrupt, text));
+        }
         let known = lock(&self.blobs).get(digest).and_then(Weak::upgrade);
         if let Some(blob) = known {
             return BlobLease::new(blob, bytes, source, settings);

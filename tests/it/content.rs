@@ -206,6 +206,19 @@ async fn what_stays_away_ends_in_an_error_that_names_it() {
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
 }
 
+#[tokio::test]
+async fn a_blob_that_is_said_to_be_empty_is_not_shown_as_an_empty_file() {
+    let setting = Setting::new(5);
+    let fetcher = Fetcher::new(open_cache(&setting.directory, 4), Handle::current());
+    let source: Arc<dyn BlobSource> = setting.source.clone();
+    let layer = |digest| Content::new(&fetcher, &source, [(digest, 0)], SETTINGS);
+    let error = layer(setting.digest.clone()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains(setting.digest.as_str()), "{error}");
+    let empty = Digest::of(refmount::base::Algorithm::Sha256, b"");
+    assert_eq!(layer(empty).unwrap().standing(0), Standing::Proven);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_blob_fails_at_once() {
     let setting = Setting::new(CHUNK_BYTES);

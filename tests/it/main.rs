@@ -5,6 +5,7 @@
 
 mod cli;
 mod content;
+mod e2e;
 mod fuse;
 mod model;
 mod owner;

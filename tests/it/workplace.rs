@@ -1,5 +1,6 @@
 //! A directory in which the program is run, and what is said about its results.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -11,11 +12,12 @@ use tempfile::TempDir;
 /// A directory to work in, and the program run in it with nothing of the caller's environment that matters.
 pub(crate) struct Workplace {
     pub(crate) directory: TempDir,
+    pub(crate) program: PathBuf,
 }
 
 impl Workplace {
     pub(crate) fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
+        Self { directory: tempfile::tempdir().unwrap(), program: env!("CARGO_BIN_EXE_refmount").into() }
     }
 
     /// One with a layout `layout:v1` of the model that [`Self::put_model`] makes.
@@ -42,11 +44,11 @@ impl Workplace {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        self.command_of(env!("CARGO_BIN_EXE_refmount"), arguments)
+        self.command_of(&self.program, arguments)
     }
 
     /// Another program, run in the same way.
-    pub(crate) fn command_of(&self, program: &str, arguments: &[&str]) -> Command {
+    pub(crate) fn command_of(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.directory.path()).stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {

@@ -1,27 +1,15 @@
 //! Who may mount and who may look.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::fs::chown;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::Ordering;
 
 use refmount::fuse::{MOUNT_TYPE, mount_at, unmount_target};
 
 use super::content::Behaviour;
 use super::fixture::{Fixture, Options, SHARD, filesystem, run, start};
-
-const NOBODY: u32 = 65_534;
-
-fn as_nobody(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(program);
-    command
-}
-
-fn let_pass(directory: &Path) {
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
-}
+use crate::support::unprivileged::{NOBODY, as_nobody, as_nobody_with_fuse, let_pass};
 
 #[test]
 fn another_user_looks_only_with_allow_other() {
@@ -35,17 +23,6 @@ fn another_user_looks_only_with_allow_other() {
         assert_eq!(fs::read(fixture.path(0)).unwrap(), fixture.files[0]);
     }
 }
-
-/// Gives a program a device that every user may open, as most machines have it, without changing the
-/// machine: DIRECTORY PROGRAM ARGUMENTS.
-const OWN_DEVICE: &str = r#"
-set -e
-mount -t tmpfs -o mode=755,dev tmpfs "$1"
-mknod -m 666 "$1/fuse" c 10 229
-mount --bind "$1/fuse" /dev/fuse
-shift
-exec setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"
-"#;
 
 /// As root, runs itself again as another user.
 #[test]
@@ -62,8 +39,7 @@ fn a_user_mounts_through_fusermount() {
         chown(&place, Some(NOBODY), Some(NOBODY)).unwrap();
         let device = directory.path().join("device");
         fs::create_dir(&device).unwrap();
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--", "sh", "-c", OWN_DEVICE, "sh"]).arg(&device).arg(&binary);
+        let mut command = as_nobody_with_fuse(&device, &binary);
         let printed = run(command.args([NAME, "--exact", "--nocapture"]).env(PLACE, &place));
         assert!(printed.contains("1 passed"), "{printed}");
         return;

@@ -38,33 +38,12 @@ impl ModelArtifact {
         Self::of(files)
     }
 
-    fn of(files: Vec<(String, Bytes)>) -> Self {
-        let digests: Vec<Digest> = files.iter().map(|(_, bytes)| digest_of(bytes)).collect();
-        let config = json!({
-            "descriptor": { "name": "model" },
-            "modelfs": { "type": "layers", "diffIds": digests },
-            "config": {},
-        });
-        let config = Bytes::from(config.to_string());
-        let layers: Vec<serde_json::Value> = files
-            .iter()
-            .map(|(path, bytes)| {
-                json!({
-                    "mediaType": LAYER_TYPE,
-                    "digest": digest_of(bytes),
-                    "size": bytes.len(),
-                    "annotations": { "org.cncf.model.filepath": path },
-                })
-            })
-            .collect();
-        let manifest = json!({
-            "schemaVersion": 2,
-            "mediaType": media_type::OCI_MANIFEST,
-            "artifactType": ARTIFACT_TYPE,
-            "config": { "mediaType": CONFIG_TYPE, "digest": digest_of(&config), "size": config.len() },
-            "layers": layers,
-        });
-        Self { files, config, manifest: Bytes::from(manifest.to_string()) }
+    /// These files, with their paths.
+    pub(crate) fn of(files: Vec<(String, Bytes)>) -> Self {
+        let layers: Vec<_> =
+            files.iter().map(|(path, bytes)| (path.clone(), digest_of(bytes), bytes.len() as u64)).collect();
+        let (config, manifest) = documents(&layers);
+        Self { files, config, manifest }
     }
 
     /// The bytes of the file at `path`.
@@ -105,6 +84,36 @@ impl ModelArtifact {
             .unwrap();
         format!("oci:{}:{tag}", directory.display()).parse().unwrap()
     }
+}
+
+/// The config and the manifest of an artifact whose layers have these paths, digests and sizes.
+pub(crate) fn documents(layers: &[(String, Digest, u64)]) -> (Bytes, Bytes) {
+    let digests: Vec<&Digest> = layers.iter().map(|(_, digest, _)| digest).collect();
+    let config = json!({
+        "descriptor": { "name": "model" },
+        "modelfs": { "type": "layers", "diffIds": digests },
+        "config": {},
+    });
+    let config = Bytes::from(config.to_string());
+    let layers: Vec<serde_json::Value> = layers
+        .iter()
+        .map(|(path, digest, size)| {
+            json!({
+                "mediaType": LAYER_TYPE,
+                "digest": digest,
+                "size": size,
+                "annotations": { "org.cncf.model.filepath": path },
+            })
+        })
+        .collect();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": media_type::OCI_MANIFEST,
+        "artifactType": ARTIFACT_TYPE,
+        "config": { "mediaType": CONFIG_TYPE, "digest": digest_of(&config), "size": config.len() },
+        "layers": layers,
+    });
+    (config, Bytes::from(manifest.to_string()))
 }
 
 /// The SHA-256 digest of `bytes`.

@@ -1,48 +1,105 @@
 //! Debian's `docker-registry`, on a free port with a storage of its own.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use refmount::base::Digest;
 use refmount::oci::{SourceRef, media_type};
+use reqwest::Client;
 use reqwest::header::{CONTENT_TYPE, LOCATION};
-use tempfile::TempDir;
 
 use super::artifact::{ModelArtifact, digest_of};
 
-/// A running registry; ends with this value.
+/// Runs the registry in the directory `$1` until standard input ends, which it does however the test ends, and
+/// removes the directory. Of the shell itself nothing stays open, so that the end of the log is the registry's.
+const SUPERVISOR: &str = r#"
+docker-registry serve "$1/config.yml" &
+registry=$!
+exec >/dev/null 2>&1
+read -r _
+kill "$registry"
+wait "$registry"
+rm -rf -- "$1"
+"#;
+
+/// A running registry; ends with this value, or with the process of the tests.
 #[derive(Debug)]
 pub(crate) struct DockerRegistry {
-    process: Child,
+    supervisor: Child,
+    alive: Option<ChildStdin>,
     host: String,
-    _storage: TempDir,
+    log: Arc<AccessLog>,
+    markers: AtomicU64,
+}
+
+/// A request that was answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Access {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    /// Of the body, as far as it was sent.
+    pub(crate) bytes: u64,
+}
+
+impl Access {
+    /// Whether it asked for bytes of a blob.
+    pub(crate) fn is_blob(&self) -> bool {
+        self.method == "GET" && self.path.contains("/blobs/")
+    }
+}
+
+#[derive(Debug, Default)]
+struct AccessLog {
+    accesses: Mutex<Vec<Access>>,
+    grown: Condvar,
+}
+
+impl AccessLog {
+    /// Takes in lines of Apache's combined format until their end.
+    fn follow(&self, lines: impl Read) {
+        for line in BufReader::new(lines).lines().map_while(Result::ok) {
+            let mut parts = line.split('"').skip(1);
+            let (request, answer) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            let mut words = request.split(' ').map(str::to_owned);
+            let (Some(method), Some(path)) = (words.next(), words.next()) else { continue };
+            let bytes = answer.split_whitespace().nth(1).and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
+            self.accesses.lock().unwrap_or_else(PoisonError::into_inner).push(Access { method, path, bytes });
+            self.grown.notify_all();
+        }
+    }
 }
 
 impl DockerRegistry {
     /// Starts one and waits until it listens.
     pub(crate) fn start() -> Self {
-        let storage = tempfile::tempdir().unwrap();
-        let configuration = storage.path().join("config.yml");
+        let storage = tempfile::Builder::new().prefix("refmount-registry-").tempdir().unwrap().keep();
         let text = format!(
             "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: '127.0.0.1:0'}}\n\
              storage: {{filesystem: {{rootdirectory: '{}'}}}}\n",
-            storage.path().join("data").display()
+            storage.join("data").display()
         );
-        refmount::base::durable::write(&configuration, text.as_bytes()).unwrap();
-        let mut process = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&configuration)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+        refmount::base::durable::write(&storage.join("config.yml"), text.as_bytes()).unwrap();
+        let mut supervisor = Command::new("sh")
+            .args(["-c", SUPERVISOR, "sh"])
+            .arg(&storage)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| {
-                panic!("docker-registry cannot be run ({error}); scripts/test installs it, or apt-get does")
-            });
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+            .unwrap();
+        let alive = supervisor.stdin.take();
+        let mut lines = BufReader::new(supervisor.stderr.take().unwrap()).lines();
         let mut seen = String::new();
         let host = loop {
-            let Some(Ok(line)) = lines.next() else { panic!("docker-registry ended: {seen}") };
+            let Some(Ok(line)) = lines.next() else {
+                panic!(
+                    "docker-registry ended; is it there? scripts/test installs it, or apt-get does: {seen}"
+                )
+            };
             if let Some((_, rest)) = line.split_once("listening on ") {
                 break rest
                     .split(|c: char| c != ':' && c != '.' && !c.is_ascii_digit())
@@ -54,42 +111,92 @@ impl DockerRegistry {
         };
         // A full pipe would stop it.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { process, host, _storage: storage }
+        let log = Arc::<AccessLog>::default();
+        let (stdout, followed) = (supervisor.stdout.take().unwrap(), log.clone());
+        std::thread::spawn(move || followed.follow(stdout));
+        Self { supervisor, alive, host, log, markers: AtomicU64::new(0) }
+    }
+
+    /// Address and port.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
     }
 
     /// Pushes `artifact` as `repository:tag`, and returns the reference to it.
     pub(crate) fn push(&self, artifact: &ModelArtifact, repository: &str, tag: &str) -> SourceRef {
-        let base = format!("http://{}/v2/{repository}", self.host);
-        let work = async {
-            let client = reqwest::Client::builder().no_proxy().build().unwrap();
-            for blob in artifact.blobs() {
-                push_blob(&client, &base, blob).await;
-            }
-            let manifest = client.put(format!("{base}/manifests/{tag}"));
-            let manifest =
-                manifest.header(CONTENT_TYPE, media_type::OCI_MANIFEST).body(artifact.manifest.clone());
-            manifest.send().await.unwrap().error_for_status().unwrap();
-        };
-        // A thread of its own, because the caller may be inside a runtime.
-        std::thread::scope(|scope| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            scope.spawn(move || runtime.block_on(work)).join().unwrap();
+        for blob in artifact.blobs() {
+            self.push_blob(repository, blob);
+        }
+        self.push_manifest(repository, tag, &artifact.manifest)
+    }
+
+    /// Pushes a blob, and returns its digest.
+    pub(crate) fn push_blob(&self, repository: &str, blob: &Bytes) -> Digest {
+        let (base, digest) = (self.base(repository), digest_of(blob));
+        blocking(async |client| {
+            let started = client.post(format!("{base}/blobs/uploads/")).send().await.unwrap();
+            let started = started.error_for_status().unwrap();
+            let mut url: url::Url = started.headers()[LOCATION].to_str().unwrap().parse().unwrap();
+            url.query_pairs_mut().append_pair("digest", digest.as_str());
+            client.put(url).body(blob.clone()).send().await.unwrap().error_for_status().unwrap();
+        });
+        digest
+    }
+
+    /// Shows a blob of the repository `from` in `repository` too.
+    pub(crate) fn share_blob(&self, repository: &str, from: &str, digest: &Digest) {
+        let url = format!("{}/blobs/uploads/?mount={digest}&from={from}", self.base(repository));
+        blocking(async |client| {
+            assert_eq!(client.post(url).send().await.unwrap().status(), 201);
+        });
+    }
+
+    /// Pushes a manifest whose blobs are there, and returns the reference to it.
+    pub(crate) fn push_manifest(&self, repository: &str, tag: &str, manifest: &Bytes) -> SourceRef {
+        let url = format!("{}/manifests/{tag}", self.base(repository));
+        blocking(async |client| {
+            let put = client.put(url).header(CONTENT_TYPE, media_type::OCI_MANIFEST).body(manifest.clone());
+            put.send().await.unwrap().error_for_status().unwrap();
         });
         format!("{}/{repository}:{tag}", self.host).parse().unwrap()
     }
+
+    /// What `repository` was asked for and has answered so far.
+    pub(crate) fn accesses(&self, repository: &str) -> Vec<Access> {
+        // The log has everything that was answered before a request of our own that it has.
+        let marker = format!("marker-{}", self.markers.fetch_add(1, Ordering::Relaxed));
+        let url = format!("{}/manifests/v0", self.base(&marker));
+        blocking(async |client| {
+            client.get(url).send().await.unwrap();
+        });
+        let is_of = |access: &&Access, name: &str| access.path.starts_with(&format!("/v2/{name}/"));
+        let accesses = self.log.accesses.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = |all: &mut Vec<Access>| !all.iter().any(|access| is_of(&access, &marker));
+        let (accesses, waited) =
+            self.log.grown.wait_timeout_while(accesses, Duration::from_secs(60), missing).unwrap();
+        assert!(!waited.timed_out(), "the registry does not log what it answers");
+        accesses.iter().filter(|access| is_of(access, repository)).cloned().collect()
+    }
+
+    fn base(&self, repository: &str) -> String {
+        format!("http://{}/v2/{repository}", self.host)
+    }
 }
 
-async fn push_blob(client: &reqwest::Client, base: &str, blob: &Bytes) {
-    let started =
-        client.post(format!("{base}/blobs/uploads/")).send().await.unwrap().error_for_status().unwrap();
-    let mut url: url::Url = started.headers()[LOCATION].to_str().unwrap().parse().unwrap();
-    url.query_pairs_mut().append_pair("digest", digest_of(blob).as_str());
-    client.put(url).body(blob.clone()).send().await.unwrap().error_for_status().unwrap();
+/// Runs `work` in a thread of its own, because the caller may be inside a runtime.
+fn blocking(work: impl AsyncFnOnce(Client) + Send) {
+    std::thread::scope(|scope| {
+        let run = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { work(Client::builder().no_proxy().build().unwrap()).await });
+        };
+        scope.spawn(run).join().unwrap();
+    });
 }
 
 impl Drop for DockerRegistry {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        drop(self.alive.take());
+        let _ = self.supervisor.wait();
     }
 }

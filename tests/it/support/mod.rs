@@ -5,4 +5,7 @@ pub(crate) mod connection;
 pub(crate) mod docker_registry;
 pub(crate) mod fault_registry;
 pub(crate) mod memory_source;
+pub(crate) mod pattern;
+pub(crate) mod recording_proxy;
 pub(crate) mod trace_log;
+pub(crate) mod unprivileged;

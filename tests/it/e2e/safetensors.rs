@@ -1,0 +1,51 @@
+//! The package that reads most models, on a mount.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::{mount, python, registry, seed, status};
+use crate::support::artifact::ModelArtifact;
+use crate::workplace::{Workplace, assert_done};
+
+const SCRIPT: &str = include_str!("safetensors.py");
+const SHARDS: usize = 3;
+const TENSORS_OF_EACH: usize = 10;
+
+/// The interpreter of the environment that scripts/test prepares.
+fn interpreter() -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("safetensors-env/bin/python3");
+    assert!(
+        path.exists(),
+        "{} is missing: scripts/test makes this environment, with the packages of \
+         tests/it/e2e/requirements.txt; or run scripts/python-packages",
+        path.display()
+    );
+    path
+}
+
+#[test]
+fn the_real_package_opens_shards_and_finds_the_tensors_of_the_source() {
+    let (python_path, seed, workplace) = (interpreter(), seed() % (1 << 32), Workplace::new());
+    let source = workplace.path("source");
+    std::fs::create_dir(&source).unwrap();
+    python(&python_path, SCRIPT, &["make", source.to_str().unwrap(), &seed.to_string()]);
+    let files: Vec<(String, Bytes)> = std::fs::read_dir(&source)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap().into()))
+        .collect();
+    assert_eq!(files.len(), SHARDS);
+    let reference = registry().push(&ModelArtifact::of(files), "models/safetensors", "v1");
+    mount(&workplace, &[], &reference, "mnt");
+    // The second time all files are complete, and the kernel reads them itself.
+    for _ in 0..2 {
+        let arguments =
+            ["compare", workplace.path("mnt").to_str().unwrap(), source.to_str().unwrap()].map(str::to_owned);
+        let printed = python(&python_path, SCRIPT, &arguments.each_ref().map(String::as_str));
+        assert_eq!(printed, format!("{} tensors\n", SHARDS * TENSORS_OF_EACH));
+    }
+    let shown = status(&workplace, "mnt");
+    assert_eq!((&shown["rejected_chunks"], &shown["network_bytes"]), (&0.into(), &shown["total_bytes"]));
+    assert_done(&workplace.run(&["umount", "mnt"]));
+}

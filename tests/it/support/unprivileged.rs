@@ -1,0 +1,41 @@
+//! Programs run as another user than root.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+/// The user and the group `nobody`.
+pub(crate) const NOBODY: u32 = 65_534;
+
+/// `program` as nobody.
+pub(crate) fn as_nobody(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(program);
+    command
+}
+
+/// Gives a program a device that every user may open, as most machines have it, without changing the
+/// machine: DIRECTORY PROGRAM ARGUMENTS.
+const OWN_DEVICE: &str = r#"
+set -e
+mount -t tmpfs -o mode=755,dev tmpfs "$1"
+mknod -m 666 "$1/fuse" c 10 229
+mount --bind "$1/fuse" /dev/fuse
+shift
+exec setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"
+"#;
+
+/// `program` as nobody, in a mount namespace of its own where everybody may use FUSE. `directory` is for the
+/// device, and has to be empty.
+pub(crate) fn as_nobody_with_fuse(directory: &Path, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--", "sh", "-c", OWN_DEVICE, "sh"]).arg(directory).arg(program);
+    command
+}
+
+/// Lets everybody pass through `directory`.
+pub(crate) fn let_pass(directory: &Path) {
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+}

@@ -37,7 +37,8 @@ def compare():
                 assert got.dtype == expected[key].dtype and got.shape == expected[key].shape, key
                 assert numpy.array_equal(got, expected[key]), key
                 if got.ndim == 2 and got.shape[0] > 2:
-                    assert numpy.array_equal(mounted.get_slice(key)[1:-1, :], expected[key][1:-1, :]), key
+                    last = got.shape[0] - 1
+                    assert numpy.array_equal(mounted.get_slice(key)[1:last, :], expected[key][1:last, :]), key
                 tensors += 1
     print(tensors, "tensors")
 

@@ -30,7 +30,7 @@ fn a_directory_is_shown_alone_and_no_other_layer_is_touched() {
             (shown["subpath"].as_str(), shown["files"].as_array().unwrap().len()),
             (Some("shards/one"), 1)
         );
-        assert_eq!((&shown["total_bytes"], &shown["network_bytes"]), (&5_000_000.into(), &5_000_000.into()));
+        assert_eq!((&shown["total_bytes"], &shown["cached_bytes"]), (&5_000_000.into(), &5_000_000.into()));
         assert_done(&workplace.run(&["umount", "mnt"]));
         wait_until("the owner has ended", || workplace.owner().is_none());
     }
@@ -59,9 +59,9 @@ fn a_file_is_shown_on_a_file() {
 
     std::fs::create_dir(workplace.path("directory")).unwrap();
     let on_a_directory = workplace.run(&["mount", "--subpath", ONE, &reference, "directory"]);
-    assert_failed(&on_a_directory, 2, "is a directory");
+    assert_failed(&on_a_directory, 2, "is not a regular file");
     let on_a_file = workplace.run(&["mount", "--subpath", "shards", &reference, "model"]);
-    assert_failed(&on_a_file, 2, "a directory");
+    assert_failed(&on_a_file, 2, "is not a directory");
     assert!(!workplace.is_mounted("directory") && !workplace.is_mounted("model"));
 }
 
@@ -74,7 +74,7 @@ fn a_missing_one_is_named_with_its_nearest_parent() {
     for (subpath, words) in [
         ("shards/three/model.safetensors", &["\"shards\"", "one", "two"][..]),
         ("nothing", &["config.json", "shards"]),
-        ("config.json/inside", &["config.json", "file"]),
+        ("config.json/inside", &["\"config.json\" is not a directory"]),
     ] {
         let output = workplace.run(&["mount", "--subpath", subpath, &reference, "mnt"]);
         for word in words {

@@ -74,14 +74,8 @@ mod tests {
     use crate::base::{Algorithm, Digest};
 
     fn metadata(json: &str) -> (FileMetadata, Vec<String>) {
-        let layer = Descriptor {
-            media_type: "a/b".into(),
-            digest: Digest::of(Algorithm::Sha256, b""),
-            size: 0,
-            annotations: [(KEYS[0].to_owned(), json.to_owned())].into(),
-            artifact_type: None,
-            platform: None,
-        };
+        let mut layer = Descriptor::new("a/b", Digest::of(Algorithm::Sha256, b""), 0);
+        layer.annotations.insert(KEYS[0].to_owned(), json.to_owned());
         let mut warnings = Vec::new();
         (FileMetadata::of(&layer, &mut warnings), warnings)
     }

@@ -30,6 +30,29 @@ pub struct Descriptor {
     /// In an index: what the manifest it names is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
+    /// Ollama's key for the path of a file that a model is made of; not of the specification.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text_or_nothing")]
+    pub name: Option<String>,
+    /// Ollama's key for the model that a layer was taken from; not of the specification.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text_or_nothing")]
+    pub from: Option<String>,
+}
+
+impl Descriptor {
+    /// A descriptor with nothing but what each must have.
+    #[must_use]
+    pub fn new(media_type: impl Into<String>, digest: Digest, size: u64) -> Self {
+        Self {
+            media_type: media_type.into(),
+            digest,
+            size,
+            annotations: BTreeMap::new(),
+            artifact_type: None,
+            platform: None,
+            name: None,
+            from: None,
+        }
+    }
 }
 
 /// A manifest: one artifact or one image for one platform.
@@ -60,6 +83,7 @@ pub struct Index {
 
 /// What a manifest URL can answer with.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one is made for each mount, and taken apart at once")]
 pub enum Document {
     /// A manifest.
     Manifest(Manifest),
@@ -87,6 +111,15 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, String>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A key that the specification does not know may hold anything (descriptor.md, "Reserved": unknown keys must
+/// not cause an error); what is no text is another producer's and means nothing here.
+fn text_or_nothing<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::String(text) => Ok(Some(text)),
+        _ => Ok(None),
+    }
 }
 
 impl Document {
@@ -174,6 +207,18 @@ mod tests {
             parse(r#""mediaType":"application/vnd.oci.image.index.v1+json","config":DESCRIPTOR,"layers":[]"#)
                 .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn keys_of_other_producers_are_kept_as_text_or_ignored() {
+        let named = DESCRIPTOR.replace("\"size\"", r#""name":"a/b","from":{"any":1},"dtype":"BF16","size""#);
+        let Document::Manifest(manifest) =
+            parse(&format!(r#""config":DESCRIPTOR,"layers":[{named}]"#)).unwrap()
+        else {
+            panic!("an index")
+        };
+        assert_eq!((manifest.layers[0].name.as_deref(), &manifest.layers[0].from), (Some("a/b"), &None));
+        assert_eq!(serde_json::to_value(&manifest.config).unwrap().get("name"), None);
     }
 
     #[test]

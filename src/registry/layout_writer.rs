@@ -103,14 +103,9 @@ impl LayoutWriter {
         let (digest, size) = self.add_blob(bytes, &mut |_| ())?;
         let annotations: BTreeMap<String, String> =
             tag.map(|tag| (REF_NAME.to_owned(), tag.to_owned())).into_iter().collect();
-        let descriptor = Descriptor {
-            media_type: media_type.to_owned(),
-            digest,
-            size,
-            annotations,
-            artifact_type: artifact_type.map(str::to_owned),
-            platform: None,
-        };
+        let mut descriptor = Descriptor::new(media_type, digest, size);
+        descriptor.annotations = annotations;
+        descriptor.artifact_type = artifact_type.map(str::to_owned);
         let entry = serde_json::to_value(&descriptor).map_err(|error| {
             Error::with_source(ErrorKind::Invalid, "cannot write the manifest's descriptor", error)
         })?;

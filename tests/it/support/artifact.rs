@@ -63,14 +63,7 @@ impl ModelArtifact {
 
     /// The manifest as an index would name it.
     pub(crate) fn descriptor(&self) -> Descriptor {
-        Descriptor {
-            media_type: media_type::OCI_MANIFEST.to_owned(),
-            digest: digest_of(&self.manifest),
-            size: self.manifest.len() as u64,
-            annotations: Default::default(),
-            artifact_type: None,
-            platform: None,
-        }
+        Descriptor::new(media_type::OCI_MANIFEST, digest_of(&self.manifest), self.manifest.len() as u64)
     }
 
     /// Writes the artifact into the layout at `directory`, and returns the reference to it.

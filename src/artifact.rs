@@ -5,12 +5,13 @@ pub mod pack;
 use std::sync::Arc;
 
 use crate::base::limits::INDEX_DEPTH_MAX;
-use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use crate::base::{Digest, Error, ErrorKind, RelPath, Result, ResultExt as _};
 use crate::layer::LayerEntries;
-use crate::oci::{Descriptor, Document, Platform, SourceRef, platform};
+use crate::oci::{Descriptor, Document, Platform, SourceRef, WantedPlatform, platform};
 use crate::registry::{self, BlobSource, RawManifest, SourceOptions};
 
 mod metadata;
+mod platforms;
 mod rules;
 
 /// What a manifest describes.
@@ -38,17 +39,25 @@ pub struct ArtifactLayer {
     pub descriptor: Descriptor,
     /// How its bytes hold its files.
     pub format: LayerFormat,
-    /// Its files.
+    /// Its files, where they stand in the tree: below `directory`, if there is one.
     pub entries: LayerEntries,
+    /// The directory of the platform that the layer is of, where all platforms are shown.
+    pub directory: Option<RelPath>,
+    /// Whose rule says what the layer's files are: a short word, the same for all layers of a producer.
+    pub rule: &'static str,
+    /// Why this rule applies and where the path is from, in words.
+    pub reason: String,
     /// What may surprise about it.
     pub warnings: Vec<String>,
 }
 
-/// A resolved artifact: everything that a mount shows follows from it.
+/// One of the manifests of an index of which all were asked for.
 #[derive(Clone, Debug)]
-pub struct Artifact {
-    /// The reference as asked for, normalised.
-    pub reference: SourceRef,
+pub struct PlatformManifest {
+    /// The directory of the root in which its files stand.
+    pub directory: RelPath,
+    /// What the index says that it is for.
+    pub platform: Option<Platform>,
     /// The digest of the manifest.
     pub digest: Digest,
     /// The media type of the manifest.
@@ -57,25 +66,42 @@ pub struct Artifact {
     pub artifact_type: Option<String>,
     /// Artifact or image.
     pub kind: Kind,
-    /// The layers, lowest first.
+}
+
+/// A resolved artifact: everything that a mount shows follows from it.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    /// The reference as asked for, normalised.
+    pub reference: SourceRef,
+    /// The digest of the manifest; where all platforms are shown, of the index.
+    pub digest: Digest,
+    /// The media type of what `digest` names.
+    pub media_type: String,
+    /// The `artifactType` of what `digest` names.
+    pub artifact_type: Option<String>,
+    /// Artifact or image. Where all platforms are shown: an image only if all of them are.
+    pub kind: Kind,
+    /// The layers, lowest first; where all platforms are shown, those of one platform after those of another.
     pub layers: Vec<ArtifactLayer>,
+    /// The manifests of an index of which all are shown, in its order; otherwise empty.
+    pub platforms: Vec<PlatformManifest>,
     /// What may surprise about the artifact as a whole.
     pub warnings: Vec<String>,
 }
 
-/// Resolves `reference` through a new source, chooses the manifest for `platform`, and applies the rules.
+/// Resolves `reference` through a new source, chooses what is `wanted` of an index, and applies the rules.
 /// Fetches manifests only, no layer.
 ///
 /// # Errors
 /// Those of [`BlobSource::resolve`]; `Unsupported` for a layer that cannot be served, naming its digest and
-/// media type; `Invalid` for names that lead out of the tree.
+/// media type; `Invalid` for names that lead out of the tree, and for indexes without end.
 pub async fn load(
     reference: &SourceRef,
-    platform: &Platform,
+    wanted: &WantedPlatform,
     options: &SourceOptions,
 ) -> Result<(Artifact, Arc<dyn BlobSource>)> {
     let source = registry::open(reference, options)?;
-    let artifact = load_from(source.as_ref(), reference, platform).await?;
+    let artifact = load_from(source.as_ref(), reference, wanted).await?;
     Ok((artifact, source))
 }
 
@@ -86,36 +112,59 @@ pub async fn load(
 pub async fn load_from(
     source: &dyn BlobSource,
     reference: &SourceRef,
-    platform: &Platform,
+    wanted: &WantedPlatform,
 ) -> Result<Artifact> {
-    let mut raw = source.resolve().await?;
-    let mut declared = raw.media_type.clone();
-    let mut warnings = Vec::new();
-    let mut seen = vec![raw.digest.clone()];
-    loop {
-        let in_document = || format!("{} of {reference}", raw.digest);
-        match Document::parse(&raw.bytes, declared.as_deref()).context(in_document)? {
-            Document::Manifest(manifest) => {
-                let mut artifact = rules::apply(reference, &raw, &manifest)?;
-                artifact.warnings = warnings;
-                return Ok(artifact);
-            }
-            Document::Index(index) => {
-                let choice = platform::choose(&index, platform).context(in_document)?;
-                warnings.extend(choice.warning);
-                let next = choice.descriptor;
-                if seen.contains(&next.digest) {
-                    let text = format!("{reference}: the index {} leads back to itself", next.digest);
-                    return Err(Error::new(ErrorKind::Invalid, text));
-                }
-                if seen.len() > INDEX_DEPTH_MAX as usize {
-                    let text = format!("{reference}: indexes are nested deeper than {INDEX_DEPTH_MAX}");
-                    return Err(Error::new(ErrorKind::Invalid, text));
-                }
-                raw = source.manifest(&next).await?;
-                seen.push(raw.digest.clone());
-                declared = Some(next.media_type);
-            }
+    let raw = source.resolve().await?;
+    let document = parse(reference, &raw, raw.media_type.as_deref())?;
+    match (wanted, document) {
+        (WantedPlatform::One(platform), document) => one(source, reference, platform, raw, document).await,
+        (WantedPlatform::All, Document::Index(index)) => {
+            platforms::all(source, reference, &raw, &index).await
+        }
+        (WantedPlatform::All, Document::Manifest(manifest)) => {
+            let mut artifact = rules::apply(reference, &raw, &manifest)?;
+            artifact.warnings.push(format!(
+                "all platforms are wanted, but {} is no index; its files stand at the root",
+                raw.digest
+            ));
+            Ok(artifact)
         }
     }
+}
+
+/// What `raw` holds; its media type is `declared`, unless it names its own.
+fn parse(reference: &SourceRef, raw: &RawManifest, declared: Option<&str>) -> Result<Document> {
+    Document::parse(&raw.bytes, declared).context(|| format!("{} of {reference}", raw.digest))
+}
+
+/// Follows `document`, which `raw` holds, to the manifest for `platform`.
+async fn one(
+    source: &dyn BlobSource,
+    reference: &SourceRef,
+    platform: &Platform,
+    mut raw: RawManifest,
+    mut document: Document,
+) -> Result<Artifact> {
+    let mut warnings = Vec::new();
+    for _ in 0..=INDEX_DEPTH_MAX {
+        let index = match document {
+            Document::Index(index) => index,
+            Document::Manifest(manifest) => {
+                let mut artifact = rules::apply(reference, &raw, &manifest)?;
+                artifact.warnings.splice(0..0, warnings);
+                return Ok(artifact);
+            }
+        };
+        let in_index = || format!("{} of {reference}", raw.digest);
+        let choice = platform::choose(&index, platform).context(in_index)?;
+        warnings.extend(choice.warning);
+        raw = source.manifest(&choice.descriptor).await?;
+        document = parse(reference, &raw, Some(&choice.descriptor.media_type))?;
+    }
+    Err(nested_too_deep(reference))
+}
+
+fn nested_too_deep(reference: &SourceRef) -> Error {
+    let text = format!("{reference}: indexes are nested deeper than {INDEX_DEPTH_MAX}, or one names itself");
+    Error::new(ErrorKind::Invalid, text)
 }

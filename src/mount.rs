@@ -15,7 +15,7 @@ use crate::content::{Content, ContentSettings, Standing};
 use crate::fetch::Fetcher;
 use crate::fs::{Filesystem, Identity};
 use crate::fuse::{FuseMount, MountSpec};
-use crate::oci::{Platform, SourceRef};
+use crate::oci::{SourceRef, WantedPlatform};
 use crate::registry::SourceOptions;
 use crate::tree::{Tree, View};
 
@@ -52,8 +52,8 @@ pub struct MountRequest {
     pub target: PathBuf,
     /// The part of the tree that is shown.
     pub subpath: Option<String>,
-    /// The platform wanted of an index; none: the host's.
-    pub platform: Option<Platform>,
+    /// What is wanted of an index; none: the host's platform.
+    pub platform: Option<WantedPlatform>,
     /// When bytes are checked.
     pub verify: VerifyPolicy,
     /// What is fetched ahead.
@@ -139,7 +139,7 @@ impl Mounted {
     /// is one already; `Io` when the kernel refuses.
     pub async fn start(request: &MountRequest, fetcher: &Arc<Fetcher>) -> Result<Arc<Self>> {
         let reference: SourceRef = request.reference.parse()?;
-        let platform = request.platform.clone().unwrap_or_else(Platform::host);
+        let platform = request.platform.clone().unwrap_or_else(WantedPlatform::host);
         let (artifact, source) = artifact::load(&reference, &platform, &request.source).await?;
         let view = view(&artifact, request.subpath.as_deref())?;
         let summary = summary(&artifact, &view, request);

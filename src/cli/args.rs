@@ -7,7 +7,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::oci::Platform;
+use crate::oci::WantedPlatform;
 
 use super::cat::RangeArg;
 use super::size::{Floor, Size};
@@ -127,9 +127,10 @@ pub(super) struct SourceArgs {
     /// Take credentials from this file alone [default: the files of podman and docker].
     #[arg(long, env = "REFMOUNT_AUTHFILE", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) authfile: Option<PathBuf>,
-    /// The platform wanted where there are several [default: this machine's].
-    #[arg(long, env = "REFMOUNT_PLATFORM", value_name = "OS/ARCH[/VARIANT]")]
-    pub(super) platform: Option<Platform>,
+    /// The platform wanted where there are several, or "all" for each in a directory of its own [default: this
+    /// machine's].
+    #[arg(long, env = "REFMOUNT_PLATFORM", value_name = "OS/ARCH[/VARIANT]|all")]
+    pub(super) platform: Option<WantedPlatform>,
 }
 
 /// The bounds of a cache; they hold for its owner process from its start.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::artifact::{self, Artifact, ArtifactLayer};
 use crate::base::{Error, ErrorKind, RelPath, Result};
 use crate::layer::{Entry, EntryKind};
-use crate::oci::Platform;
+use crate::oci::WantedPlatform;
 use crate::registry::{BlobSource, SourceOptions};
 
 use super::args::SourceArgs;
@@ -29,7 +29,7 @@ pub(super) struct Opened {
 pub(super) async fn open(reference: &str, arguments: &SourceArgs) -> Result<Opened> {
     let reference = settings::reference(reference)?;
     let options = settings::source(arguments)?;
-    let platform = arguments.platform.clone().unwrap_or_else(Platform::host);
+    let platform = arguments.platform.clone().unwrap_or_else(WantedPlatform::host);
     let (artifact, source) = artifact::load(&reference, &platform, &options).await?;
     Ok(Opened { artifact, source, options })
 }

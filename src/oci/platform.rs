@@ -10,6 +10,10 @@ use super::{Descriptor, Index};
 /// The annotation by which attestations are told from content.
 const DOCKER_REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
+/// Artifact types that nydusify (`contrib/nydusify/pkg/utils/constant.go`) and accelerated-container-image
+/// (`cmd/convertor/builder`) give to the images they convert, beside the originals in one index.
+const CONVERSION_PREFIXES: [&str; 2] = ["application/vnd.nydus.", "application/vnd.containerd.overlaybd."];
+
 /// Operating system, architecture and variant by Go's names (image-spec, image-index.md, `platform`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 pub struct Platform {
@@ -37,6 +41,17 @@ impl Platform {
 
     fn is_unknown(&self) -> bool {
         self.os == "unknown" && self.architecture == "unknown"
+    }
+
+    /// The name of the directory that stands for this platform where all are shown: `linux-amd64`,
+    /// `linux-arm64-v8`; `any` for a platform that says nothing. Made of what a manifest says, so that it may
+    /// hold anything.
+    #[must_use]
+    pub fn directory_name(&self) -> String {
+        let Self { os, architecture, variant } = self.normalised();
+        let parts = [os, architecture, variant.unwrap_or_default()];
+        let name: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        if name.is_empty() { "any".into() } else { name.join("-") }
     }
 
     /// One spelling for each platform: `x86_64` is `amd64`, `arm64` is `arm64/v8`, `arm` is `arm/v7`.
@@ -91,6 +106,48 @@ impl fmt::Display for Platform {
     }
 }
 
+/// What is wanted of an index. As text and as JSON, [`Self::All`] is `all`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WantedPlatform {
+    /// Every content entry, each in a directory of its own.
+    All,
+    /// The entry that [`choose`] takes for this platform.
+    #[serde(untagged)]
+    One(Platform),
+}
+
+impl WantedPlatform {
+    /// The platform of this machine.
+    #[must_use]
+    pub fn host() -> Self {
+        Self::One(Platform::host())
+    }
+}
+
+impl FromStr for WantedPlatform {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "all" => Ok(Self::All),
+            _ => text
+                .parse()
+                .map(Self::One)
+                .map_err(|error: Error| Error::new(error.kind(), format!("{error}; or \"all\""))),
+        }
+    }
+}
+
+impl fmt::Display for WantedPlatform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::One(platform) => platform.fmt(f),
+        }
+    }
+}
+
 /// The manifest chosen from an index.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
@@ -106,7 +163,7 @@ pub struct Choice {
 /// # Errors
 /// [`ErrorKind::NotFound`] when nothing fits, listing the platforms there are.
 pub fn choose(index: &Index, wanted: &Platform) -> Result<Choice> {
-    let content: Vec<&Descriptor> = index.manifests.iter().filter(|entry| is_content(entry)).collect();
+    let content = content_entries(index);
     let chosen = |descriptor: &Descriptor, warning| Choice { descriptor: descriptor.clone(), warning };
     let normalised = wanted.normalised();
     let matching = |entry: &&&Descriptor| {
@@ -138,9 +195,24 @@ pub fn choose(index: &Index, wanted: &Platform) -> Result<Choice> {
     }
 }
 
-fn is_content(entry: &Descriptor) -> bool {
-    !entry.annotations.contains_key(DOCKER_REFERENCE_TYPE)
-        && !entry.platform.as_ref().is_some_and(Platform::is_unknown)
+/// The entries of `index` that are content, in their order. Attestations are none. An image converted to a
+/// format that needs its own snapshotter stands beside its original, for the same platform: it counts only
+/// where the original is not there, so that its format is refused by name.
+#[must_use]
+pub fn content_entries(index: &Index) -> Vec<&Descriptor> {
+    let content = || index.manifests.iter().filter(|entry| !is_attestation(entry));
+    let originals: Vec<&Descriptor> = content().filter(|entry| !is_conversion(entry)).collect();
+    if originals.is_empty() { content().collect() } else { originals }
+}
+
+fn is_conversion(entry: &Descriptor) -> bool {
+    let artifact_type = entry.artifact_type.as_deref().unwrap_or_default();
+    CONVERSION_PREFIXES.iter().any(|prefix| artifact_type.starts_with(prefix))
+}
+
+fn is_attestation(entry: &Descriptor) -> bool {
+    entry.annotations.contains_key(DOCKER_REFERENCE_TYPE)
+        || entry.platform.as_ref().is_some_and(Platform::is_unknown)
 }
 
 #[cfg(test)]
@@ -149,15 +221,10 @@ mod tests {
     use crate::base::{Algorithm, Digest};
 
     fn entry(platform: Option<&str>) -> Descriptor {
-        let name = platform.unwrap_or_default();
-        Descriptor {
-            media_type: super::super::media_type::OCI_MANIFEST.into(),
-            digest: Digest::of(Algorithm::Sha256, name.as_bytes()),
-            size: 2,
-            annotations: Default::default(),
-            artifact_type: None,
-            platform: platform.map(|text| text.parse().unwrap()),
-        }
+        let digest = Digest::of(Algorithm::Sha256, platform.unwrap_or_default().as_bytes());
+        let mut entry = Descriptor::new(super::super::media_type::OCI_MANIFEST, digest, 2);
+        entry.platform = platform.map(|text| text.parse().unwrap());
+        entry
     }
 
     fn index(platforms: &[Option<&str>]) -> Index {
@@ -191,5 +258,41 @@ mod tests {
         index.manifests[2].annotations.insert(DOCKER_REFERENCE_TYPE.into(), "attestation-manifest".into());
         let choice = choose(&index, &"linux/arm64".parse().unwrap()).unwrap();
         assert_eq!(choice.descriptor, index.manifests[0]);
+    }
+
+    #[test]
+    fn a_converted_image_is_no_rival_of_its_original() {
+        let mut index = index(&[Some("linux/amd64"), Some("linux/amd64")]);
+        index.manifests[0].artifact_type = Some("application/vnd.nydus.image.manifest.v1+json".into());
+        index.manifests[1].size = 7;
+        assert_eq!(choose(&index, &"linux/amd64".parse().unwrap()).unwrap().descriptor.size, 7);
+        index.manifests.pop();
+        assert_eq!(content_entries(&index).len(), 1, "alone, it is refused by its name");
+    }
+
+    #[test]
+    fn directories_have_one_name_for_each_platform() {
+        for (platform, name) in [
+            ("linux/amd64", "linux-amd64"),
+            ("linux/x86_64/v1", "linux-amd64"),
+            ("linux/arm64", "linux-arm64-v8"),
+            ("linux/arm/v6", "linux-arm-v6"),
+        ] {
+            assert_eq!(platform.parse::<Platform>().unwrap().directory_name(), name);
+        }
+        assert_eq!(Platform::default().directory_name(), "any");
+    }
+
+    #[test]
+    fn all_is_a_word_and_one_keeps_its_fields() {
+        for (text, json) in [("all", r#""all""#), ("linux/arm64", r#"{"os":"linux","architecture":"arm64"}"#)]
+        {
+            let wanted: WantedPlatform = text.parse().unwrap();
+            assert_eq!(wanted.to_string(), text);
+            assert_eq!(serde_json::to_string(&wanted).unwrap(), json);
+            assert_eq!(serde_json::from_str::<WantedPlatform>(json).unwrap(), wanted);
+        }
+        let error = "every".parse::<WantedPlatform>().unwrap_err();
+        assert!(error.to_string().contains("or \"all\""), "{error}");
     }
 }

@@ -8,5 +8,5 @@ pub mod platform;
 pub mod reference;
 
 pub use manifest::{Descriptor, Document, Index, Manifest};
-pub use platform::Platform;
+pub use platform::{Platform, WantedPlatform};
 pub use reference::{LayoutRef, RegistryRef, SourceRef};

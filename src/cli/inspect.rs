@@ -1,8 +1,10 @@
 //! `inspect` and `tree`: what a manifest alone tells.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
-use crate::artifact::{Artifact, ArtifactLayer, Kind, LayerFormat};
+use crate::artifact::{Artifact, ArtifactLayer, Kind, LayerFormat, PlatformManifest};
 use crate::base::Digest;
 use crate::layer::{Entry, EntryKind, Timestamp};
 
@@ -19,8 +21,21 @@ struct Inspection {
     media_type: String,
     artifact_type: Option<String>,
     kind: Kind,
+    /// Where all platforms were asked for: what each directory is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    platforms: Vec<InspectedPlatform>,
     layers: Vec<InspectedLayer>,
     warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct InspectedPlatform {
+    directory: String,
+    platform: Option<String>,
+    digest: Digest,
+    media_type: String,
+    artifact_type: Option<String>,
+    kind: Kind,
 }
 
 #[derive(Debug, Serialize)]
@@ -31,6 +46,10 @@ struct InspectedLayer {
     format: LayerFormat,
     /// The file that the layer is; none for a layer of several.
     path: Option<String>,
+    /// Whose rule applies: `modelpack`, `ollama`, …
+    rule: &'static str,
+    /// Why it does, and where the path is from.
+    reason: String,
     warnings: Vec<String>,
 }
 
@@ -58,7 +77,17 @@ fn inspection(artifact: &Artifact) -> Inspection {
             [only] => Some(only.path.to_string()),
             _ => None,
         },
+        rule: layer.rule,
+        reason: layer.reason.clone(),
         warnings: layer.warnings.clone(),
+    };
+    let platform = |manifest: &PlatformManifest| InspectedPlatform {
+        directory: manifest.directory.to_string(),
+        platform: manifest.platform.as_ref().map(ToString::to_string),
+        digest: manifest.digest.clone(),
+        media_type: manifest.media_type.clone(),
+        artifact_type: manifest.artifact_type.clone(),
+        kind: manifest.kind,
     };
     Inspection {
         reference: artifact.reference.to_string(),
@@ -66,6 +95,7 @@ fn inspection(artifact: &Artifact) -> Inspection {
         media_type: artifact.media_type.clone(),
         artifact_type: artifact.artifact_type.clone(),
         kind: artifact.kind,
+        platforms: artifact.platforms.iter().map(platform).collect(),
         layers: artifact.layers.iter().map(layer).collect(),
         warnings: artifact.warnings.clone(),
     }
@@ -85,12 +115,20 @@ fn inspection_text(inspection: &Inspection) -> String {
     if let Some(artifact_type) = &inspection.artifact_type {
         facts.push(("artifact type", printable(artifact_type)));
     }
-    let total = inspection.layers.iter().map(|layer| layer.size).sum();
+    facts.extend(inspection.platforms.iter().map(|platform| {
+        let text = format!("{}, manifest {}", printable(&platform.directory), platform.digest);
+        ("platform", text)
+    }));
+    // What platforms share is there once, and is fetched once.
+    let blobs: HashMap<&Digest, u64> =
+        inspection.layers.iter().map(|layer| (&layer.digest, layer.size)).collect();
+    let total = blobs.values().fold(0_u64, |total, size| total.saturating_add(*size));
     facts.push(("layers", format!("{}, {}", inspection.layers.len(), human(total))));
     facts.extend(inspection.warnings.iter().map(|warning| ("warning", printable(warning))));
     let facts: Vec<Vec<String>> =
         facts.into_iter().map(|(name, value)| vec![format!("{name}:"), value]).collect();
-    let mut rows = vec![["SIZE", "FORMAT", "PATH", "MEDIA TYPE", "DIGEST"].map(String::from).to_vec()];
+    let heads = ["SIZE", "FORMAT", "RULE", "PATH", "MEDIA TYPE", "DIGEST", "WHY"];
+    let mut rows = vec![heads.map(String::from).to_vec()];
     for layer in &inspection.layers {
         let format = match layer.format {
             LayerFormat::Raw => "raw",
@@ -98,13 +136,18 @@ fn inspection_text(inspection: &Inspection) -> String {
         rows.push(vec![
             human(layer.size),
             format.into(),
+            layer.rule.into(),
             printable(layer.path.as_deref().unwrap_or("-")),
             printable(&layer.media_type),
             layer.digest.to_string(),
+            printable(&layer.reason),
         ]);
-        rows.extend(layer.warnings.iter().map(|warning| vec![format!("  warning: {}", printable(warning))]));
     }
-    format!("{}\n{}", table(&facts), table(&rows))
+    // Below the table: they name their layers, and are too long for any column.
+    let warnings = inspection.layers.iter().flat_map(|layer| &layer.warnings);
+    let warnings: String = warnings.map(|warning| format!("warning: {}\n", printable(warning))).collect();
+    let gap = if warnings.is_empty() { "" } else { "\n" };
+    format!("{}\n{}{gap}{warnings}", table(&facts), table(&rows))
 }
 
 /// Lists the files of an artifact.

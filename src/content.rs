@@ -3,6 +3,7 @@
 //! A [`Content`] is one mount's way to the bytes of its layers. A read is first tried against the cache alone,
 //! in the caller's thread; what is missing is a task. No answer is ever shorter than what was asked for.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
@@ -229,13 +230,19 @@ impl Content {
     /// Bytes fetched for these layers since the mount.
     #[must_use]
     pub fn network_bytes(&self) -> u64 {
-        self.layers.iter().map(BlobLease::network_bytes).sum()
+        self.leases().map(BlobLease::network_bytes).sum()
     }
 
     /// Chunks of these layers that failed their check since the mount.
     #[must_use]
     pub fn rejected_chunks(&self) -> u64 {
-        self.layers.iter().map(BlobLease::rejected_chunks).sum()
+        self.leases().map(BlobLease::rejected_chunks).sum()
+    }
+
+    /// One lease for each blob: layers of the same content share theirs, and what was fetched was fetched once.
+    fn leases(&self) -> impl Iterator<Item = &BlobLease> {
+        let mut seen = HashSet::new();
+        self.layers.iter().filter(move |lease| seen.insert(lease.blob().digest()))
     }
 
     /// Calls `callback` with the layer whenever bytes already served are found wrong, so that the kernel's copy

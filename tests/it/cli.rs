@@ -23,11 +23,14 @@ fn inspect_shows_what_pack_made() {
     assert_eq!(layers[1]["path"], "weights/model.safetensors");
     assert_eq!(layers[1]["size"], 3_000_000);
     assert_eq!(layers[1]["format"], "raw");
+    assert_eq!(layers[1]["rule"], "modelpack");
+    assert!(layers[1]["reason"].as_str().unwrap().contains("org.cncf.model.filepath"), "{shown}");
     assert_eq!(layers[1]["media_type"], "application/vnd.cncf.model.weight.v1.raw");
     assert!(layers[1]["digest"].as_str().unwrap().starts_with("sha256:"));
 
     let text = stdout(&workplace.run(&["inspect", "oci:layout"]));
     assert!(text.contains(shown["digest"].as_str().unwrap()), "{text}");
+    assert!(text.contains("  modelpack  ") && text.contains("from org.cncf.model.filepath"), "{text}");
 }
 
 #[test]

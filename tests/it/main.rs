@@ -9,6 +9,7 @@ mod e2e;
 mod fuse;
 mod model;
 mod owner;
+mod platforms;
 mod registry;
 mod support;
 mod workplace;

@@ -1,4 +1,4 @@
-//! Where blobs come from: a registry over HTTP, or an OCI layout on disk.
+//! Where blobs come from: a registry over HTTP, or an OCI layout on disk, as a directory or in a tar archive.
 //!
 //! A [`BlobSource`] is bound to one repository with one set of credentials; what is fetched through it was
 //! authorised by them. It retries what asks for a token or a manifest; a blob's body is handed out as it
@@ -18,6 +18,7 @@ use crate::base::{Digest, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, SourceRef};
 
 mod answer;
+mod archive;
 mod auth;
 mod body;
 mod challenge;
@@ -26,8 +27,10 @@ mod credentials;
 mod endpoint;
 mod http;
 mod layout;
+mod layout_directory;
 mod layout_index;
 mod layout_writer;
+mod local_file;
 mod redirect;
 mod token;
 mod transport;
@@ -37,7 +40,7 @@ pub use http::RegistrySource;
 pub use layout::LayoutSource;
 pub use layout_writer::LayoutWriter;
 
-/// Opens the source that `reference` names. Reads credential files or a layout's index; nothing is sent yet.
+/// Opens the source that `reference` names. Reads credential files or a layout's first file; nothing is sent yet.
 ///
 /// # Errors
 /// `Invalid` for a malformed credential file or layout, `NotFound` for a missing one, `Usage` for a host
@@ -52,7 +55,7 @@ pub fn open(reference: &SourceRef, options: &SourceOptions) -> Result<Arc<dyn Bl
 /// A place that resolves one reference and holds the blobs it leads to.
 #[async_trait]
 pub trait BlobSource: Debug + Send + Sync {
-    /// The host or directory, as shown in errors and logs; without secrets.
+    /// The host, directory or archive, as shown in errors and logs; without secrets.
     fn name(&self) -> &str;
 
     /// The manifest or index that the source's reference names right now.

@@ -172,7 +172,10 @@ pub(super) struct MountArgs {
     #[command(flatten)]
     pub(super) source: SourceArgs,
     /// What is mounted.
-    #[arg(value_name = "REF", help = "HOST[:PORT]/REPO[:TAG][@DIGEST], or oci:DIR[:TAG] for an OCI layout")]
+    #[arg(
+        value_name = "REF",
+        help = "HOST[:PORT]/REPO[:TAG][@DIGEST], oci:DIR[:TAG] or oci-archive:FILE[:TAG]"
+    )]
     pub(super) reference: String,
     /// Where it is mounted: a directory, or a file if --subpath names one.
     #[arg(value_name = "DIR", value_hint = ValueHint::AnyPath)]

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::artifact::pack::{self, PackedFile};
 use crate::base::{Error, ErrorKind, RelPath, Result, ResultExt as _, clock};
 use crate::layer::Timestamp;
-use crate::oci::{LayoutRef, SourceRef, media_type};
+use crate::oci::{LayoutContainer, LayoutRef, SourceRef, media_type};
 use crate::registry::LayoutWriter;
 
 use super::args::{GlobalArgs, PackArgs, PackFormat};
@@ -38,12 +38,11 @@ pub(super) fn run(global: &GlobalArgs, arguments: &PackArgs) -> Result<(), Failu
         .context(|| format!("cannot pack {}", arguments.directory.display()))?;
     let destination = destination(&arguments.destination)?;
     // The layout may not exist yet; its parent's links don't matter to a plain comparison of what was typed.
-    let layout =
-        std::fs::canonicalize(&destination.directory).unwrap_or_else(|_| destination.directory.clone());
+    let layout = std::fs::canonicalize(&destination.path).unwrap_or_else(|_| destination.path.clone());
     if layout.starts_with(&directory) {
         return Err(usage(format!(
             "the layout {} lies inside of what is packed; choose another place",
-            destination.directory.display()
+            destination.path.display()
         ))
         .into());
     }
@@ -52,7 +51,7 @@ pub(super) fn run(global: &GlobalArgs, arguments: &PackArgs) -> Result<(), Failu
     if found.is_empty() {
         return Err(usage(format!("{} holds no files to pack", directory.display())).into());
     }
-    let writer = LayoutWriter::open(&destination.directory)?;
+    let writer = LayoutWriter::open(&destination.path)?;
     let total = found.iter().map(|file| file.size).sum();
     let progress = Progress::bytes(total);
     let mut files = Vec::with_capacity(found.len());
@@ -77,7 +76,11 @@ pub(super) fn run(global: &GlobalArgs, arguments: &PackArgs) -> Result<(), Failu
 /// Where the artifact goes.
 fn destination(text: &str) -> Result<LayoutRef> {
     match settings::reference(text) {
-        Ok(SourceRef::Layout(layout)) if layout.digest.is_none() => Ok(layout),
+        Ok(SourceRef::Layout(layout))
+            if layout.digest.is_none() && layout.container == LayoutContainer::Directory =>
+        {
+            Ok(layout)
+        }
         _ => Err(usage(format!("bad destination {text:?}: expected oci:LAYOUT[:TAG]"))),
     }
 }
@@ -275,7 +278,7 @@ mod tests {
     fn only_a_layout_without_digest_can_be_packed_to() {
         assert!(destination("oci:/x:v1").is_ok());
         let digest = crate::base::Digest::of(crate::base::Algorithm::Sha256, b"");
-        for text in ["registry.example/x:v1", "/x", &format!("oci:/x@{digest}")] {
+        for text in ["registry.example/x:v1", "/x", "oci-archive:/x.tar:v1", &format!("oci:/x@{digest}")] {
             assert_eq!(destination(text).unwrap_err().kind(), ErrorKind::Usage, "{text}");
         }
     }

@@ -86,15 +86,14 @@ pub(super) fn source(arguments: &SourceArgs) -> Result<SourceOptions> {
     })
 }
 
-/// The reference, with a layout's directory made absolute: the owner runs elsewhere.
+/// The reference, with a layout's path made absolute: the owner runs elsewhere.
 ///
 /// # Errors
 /// `Usage` for what is none.
 pub(super) fn reference(text: &str) -> Result<SourceRef> {
     let mut reference: SourceRef = text.parse()?;
     if let SourceRef::Layout(layout) = &mut reference {
-        layout.directory =
-            std::path::absolute(&layout.directory).context(|| format!("bad directory in {text:?}"))?;
+        layout.path = std::path::absolute(&layout.path).context(|| format!("bad path in {text:?}"))?;
     }
     Ok(reference)
 }
@@ -173,8 +172,10 @@ mod tests {
     #[test]
     fn a_layout_is_found_from_wherever_the_owner_runs() {
         let here = std::env::current_dir().unwrap();
-        let absolute = reference("oci:some/where:v1").unwrap().to_string();
-        assert_eq!(absolute, format!("oci:{}/some/where:v1", here.display()));
+        for transport in ["oci", "oci-archive"] {
+            let absolute = reference(&format!("{transport}:some/where:v1")).unwrap().to_string();
+            assert_eq!(absolute, format!("{transport}:{}/some/where:v1", here.display()));
+        }
     }
 
     #[test]

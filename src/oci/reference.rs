@@ -1,4 +1,5 @@
-//! References as people type them: a registry's repository with tag or digest, or a layout on disk.
+//! References as people type them: a registry's repository with tag or digest, or a layout on disk, in a directory
+//! or in a tar archive of it.
 //!
 //! Docker's normalisation applies to registries: `alpine` is `docker.io/library/alpine:latest`.
 
@@ -15,7 +16,7 @@ use crate::base::{Digest, Error, ErrorKind, Result};
 pub enum SourceRef {
     /// `HOST[:PORT]/REPO[:TAG][@DIGEST]`, optionally behind `oci://` or `docker://`.
     Registry(RegistryRef),
-    /// `oci:DIR[:TAG]` or `oci:DIR@DIGEST`.
+    /// `oci:DIR[:TAG]` or `oci-archive:FILE[:TAG]`, or with `@DIGEST`.
     Layout(LayoutRef),
 }
 
@@ -32,11 +33,42 @@ pub struct RegistryRef {
     pub digest: Option<Digest>,
 }
 
-/// An OCI layout directory, and what is wanted of it.
+/// What holds the files of an OCI layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LayoutContainer {
+    /// A directory: `oci:DIR`.
+    Directory,
+    /// A tar archive of such a directory: `oci-archive:FILE`.
+    Archive,
+}
+
+impl LayoutContainer {
+    /// What stands before the path, without the colon.
+    #[must_use]
+    pub fn transport(self) -> &'static str {
+        match self {
+            Self::Directory => "oci",
+            Self::Archive => "oci-archive",
+        }
+    }
+
+    /// The form of a reference to it, without tag and digest.
+    #[must_use]
+    pub fn form(self) -> &'static str {
+        match self {
+            Self::Directory => "oci:DIR",
+            Self::Archive => "oci-archive:FILE",
+        }
+    }
+}
+
+/// An OCI layout on disk, and what is wanted of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LayoutRef {
-    /// The directory that holds `oci-layout`.
-    pub directory: PathBuf,
+    /// What `path` is.
+    pub container: LayoutContainer,
+    /// The directory that holds `oci-layout`, or the archive that does.
+    pub path: PathBuf,
     /// The tag; none: the only manifest there is.
     pub tag: Option<String>,
     /// The digest, when the reference is pinned.
@@ -74,19 +106,20 @@ impl FromStr for SourceRef {
                 return rest.parse().map(Self::Registry);
             }
         }
-        if let Some(rest) = text.strip_prefix("oci:") {
-            return rest.parse().map(Self::Layout);
+        for container in [LayoutContainer::Directory, LayoutContainer::Archive] {
+            if let Some(rest) =
+                text.strip_prefix(container.transport()).and_then(|rest| rest.strip_prefix(':'))
+            {
+                return LayoutRef::parse(container, rest).map(Self::Layout);
+            }
         }
         if let Some((transport, _)) = text.split_once(':')
-            && matches!(
-                transport,
-                "oci-archive" | "docker-archive" | "docker-daemon" | "containers-storage" | "dir"
-            )
+            && matches!(transport, "docker-archive" | "docker-daemon" | "containers-storage" | "dir")
         {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
-                    "{text:?}: the transport {transport}: is not supported; use HOST/REPO[:TAG] or oci:DIR[:TAG]"
+                    "{text:?}: the transport {transport}: is not supported; use HOST/REPO[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:TAG]"
                 ),
             ));
         }
@@ -102,7 +135,7 @@ impl FromStr for RegistryRef {
             Error::new(
                 ErrorKind::Usage,
                 format!(
-                    "bad reference {text:?}: {why}; expected HOST[:PORT]/REPO[:TAG][@DIGEST] or oci:DIR[:TAG]"
+                    "bad reference {text:?}: {why}; expected HOST[:PORT]/REPO[:TAG][@DIGEST], oci:DIR[:TAG] or oci-archive:FILE[:TAG]"
                 ),
             )
         };
@@ -136,29 +169,29 @@ fn ipv6_host(text: &str) -> Option<(&str, &str)> {
     (address.parse::<std::net::Ipv6Addr>().is_ok() && port_fits).then_some((host, rest))
 }
 
-impl FromStr for LayoutRef {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
+impl LayoutRef {
+    /// Parses what stands behind the transport's colon.
+    fn parse(container: LayoutContainer, text: &str) -> Result<Self> {
         let (text, digest) = match text.rsplit_once('@') {
             Some((rest, digest)) if digest.starts_with("sha256:") || digest.starts_with("sha512:") => {
                 (rest, Some(digest.parse()?))
             }
             _ => (text, None),
         };
-        let (directory, tag) = match text.rsplit_once(':') {
-            Some((directory, tag)) if !tag.contains('/') => (directory, Some(tag.to_owned())),
+        let (path, tag) = match text.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path, Some(tag.to_owned())),
             _ => (text, None),
         };
-        if directory.is_empty() || tag.as_deref() == Some("") {
+        if path.is_empty() || tag.as_deref() == Some("") {
+            let (transport, form) = (container.transport(), container.form());
             return Err(Error::new(
                 ErrorKind::Usage,
                 format!(
-                    "bad reference \"oci:{text}\": expected oci:DIR[:TAG] with a directory and, after a colon, a tag"
+                    "bad reference \"{transport}:{text}\": expected {form}[:TAG] with a path and, after a colon, a tag"
                 ),
             ));
         }
-        Ok(Self { directory: directory.into(), tag, digest })
+        Ok(Self { container, path: path.into(), tag, digest })
     }
 }
 
@@ -180,7 +213,7 @@ impl fmt::Display for RegistryRef {
 
 impl fmt::Display for LayoutRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "oci:{}", self.directory.display())?;
+        write!(f, "{}:{}", self.container.transport(), self.path.display())?;
         write_tag_and_digest(f, self.tag.as_deref(), self.digest.as_ref())
     }
 }
@@ -228,11 +261,19 @@ mod tests {
     #[test]
     fn layouts() {
         let digest = format!("sha256:{HEX}");
-        for (typed, directory, tag) in
-            [("oci:/a/b:v1", "/a/b", Some("v1")), ("oci:b", "b", None), ("oci:./x:y/z", "./x:y/z", None)]
-        {
-            let SourceRef::Layout(layout) = typed.parse().unwrap() else { panic!("{typed}") };
-            assert_eq!((layout.directory.to_str(), layout.tag.as_deref()), (Some(directory), tag));
+        use LayoutContainer::{Archive, Directory};
+        for (typed, container, path, tag) in [
+            ("oci:/a/b:v1", Directory, "/a/b", Some("v1")),
+            ("oci:b", Directory, "b", None),
+            ("oci:./x:y/z", Directory, "./x:y/z", None),
+            ("oci-archive:/a/b.tar:v1", Archive, "/a/b.tar", Some("v1")),
+            ("oci-archive:b.tar", Archive, "b.tar", None),
+        ] {
+            let reference: SourceRef = typed.parse().unwrap();
+            assert_eq!(reference.to_string(), typed);
+            let SourceRef::Layout(layout) = reference else { panic!("{typed}") };
+            assert_eq!((layout.container, layout.path.to_str()), (container, Some(path)));
+            assert_eq!(layout.tag.as_deref(), tag);
         }
         let SourceRef::Layout(layout) = format!("oci:/a:v1@{digest}").parse().unwrap() else { panic!() };
         assert_eq!(layout.digest.unwrap().as_str(), digest);
@@ -240,13 +281,23 @@ mod tests {
 
     #[test]
     fn errors_name_the_reference_and_the_form() {
-        for typed in ["", "UPPER/case", "a/b:", "a/b@sha256:12", "a/b@md5:00", "oci:", "oci::tag", "oci:/a:"]
-        {
+        for typed in [
+            "",
+            "UPPER/case",
+            "a/b:",
+            "a/b@sha256:12",
+            "a/b@md5:00",
+            "oci:",
+            "oci::tag",
+            "oci:/a:",
+            "oci-archive:",
+            "oci-archive:/a.tar:",
+        ] {
             let error = typed.parse::<SourceRef>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage, "{typed}: {error}");
             assert!(error.to_string().contains("expected"), "{error}");
         }
-        let error = "oci-archive:/a.tar".parse::<SourceRef>().unwrap_err();
+        let error = "docker-archive:/a.tar".parse::<SourceRef>().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 }

@@ -18,7 +18,7 @@ use crate::base::{Error, ErrorKind, Result};
 
 use super::SourceOptions;
 use super::credential_helper::Helper;
-use super::layout_index::read_bounded;
+use super::local_file::read_bounded;
 
 /// Bytes of a credential file; one with a thousand registries has a tenth of that.
 const FILE_BYTES_MAX: u64 = 1 << 20;

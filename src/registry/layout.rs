@@ -1,47 +1,86 @@
-//! [`LayoutSource`]: an OCI layout directory as a source (image-spec, image-layout.md).
+//! [`LayoutSource`]: an OCI layout on disk as a source (image-spec, image-layout.md), be it a directory or a tar
+//! archive of one.
 //!
-//! Assumes that blobs do not change once they are written. Nothing here writes, and nothing here touches
-//! the network; file reads run on tokio's blocking threads.
+//! Assumes that blobs do not change once they are written; where one does, its readers get an error. Nothing here
+//! writes, and nothing here touches the network; file reads run on tokio's blocking threads.
 
-use std::fs::File;
+use std::fmt::Debug;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::stream;
+use tokio::sync::OnceCell;
 
 use crate::base::limits::MANIFEST_BYTES_MAX;
 use crate::base::{Digest, Error, ErrorKind, Result};
-use crate::oci::{Descriptor, LayoutRef};
+use crate::oci::{Descriptor, LayoutContainer, LayoutRef};
 
-use super::layout_index::{LayoutIndex, blob_path, check_marker, open_regular, read_bounded};
+use super::archive::ArchiveStore;
+use super::layout_directory::DirectoryStore;
+use super::layout_index::LayoutIndex;
+use super::local_file::{LocalFile, StoredBlob, blocking, check_bytes};
 use super::{BlobBody, BlobSource, RawManifest, check_range};
 
-/// Bytes of one read: large enough that the hop to a blocking thread does not count, small enough that the
-/// first piece of a long range comes soon.
-const PIECE_BYTES: u64 = 256 << 10;
+/// The files of a layout, wherever they lie. Its functions wait for the disk.
+pub(super) trait LayoutStore: Debug + Send + Sync {
+    /// The manifests that it lists now.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid` and `Unsupported`, naming the file and what is wrong with it.
+    fn index(&self) -> Result<Arc<LayoutIndex>>;
 
-/// One reference into an OCI layout directory.
+    /// The blob `digest`, of whatever size it is there.
+    ///
+    /// # Errors
+    /// `NotFound`, naming it and the layout; failures of the file system.
+    fn blob(&self, digest: &Digest) -> Result<StoredBlob>;
+}
+
+/// One reference into an OCI layout.
 #[derive(Debug)]
 pub struct LayoutSource {
     reference: LayoutRef,
     name: String,
+    opened: Opened,
+}
+
+/// What was found at the path of the reference.
+#[derive(Debug)]
+enum Opened {
+    Directory(Arc<dyn LayoutStore>),
+    /// What is where in the archive is found out when it is needed first, and only once: it takes a read for
+    /// each entry, and the caller may be a thread that must not wait.
+    Archive(Arc<LocalFile>, OnceCell<Arc<dyn LayoutStore>>),
 }
 
 impl LayoutSource {
     /// Opens the layout that `reference` names. What its tag means is looked up by each
-    /// [`BlobSource::resolve`] anew.
+    /// [`BlobSource::resolve`] anew in a directory; an archive stays as it is now, or is an error.
     ///
     /// # Errors
-    /// `NotFound`, `Invalid` or `Unsupported` for a directory that is no layout, naming what is missing.
+    /// `NotFound`, `Invalid` or `Unsupported` for what is no layout, naming what is missing.
     pub fn open(reference: &LayoutRef) -> Result<Self> {
-        check_marker(&reference.directory)?;
-        let name = reference.directory.display().to_string();
-        Ok(Self { reference: reference.clone(), name })
+        let opened = match reference.container {
+            LayoutContainer::Directory => Opened::Directory(Arc::new(DirectoryStore::open(&reference.path)?)),
+            LayoutContainer::Archive => {
+                Opened::Archive(Arc::new(ArchiveStore::open_file(&reference.path)?), OnceCell::new())
+            }
+        };
+        let name = reference.path.display().to_string();
+        Ok(Self { reference: reference.clone(), name, opened })
+    }
+
+    async fn store(&self) -> Result<Arc<dyn LayoutStore>> {
+        match &self.opened {
+            Opened::Directory(store) => Ok(Arc::clone(store)),
+            Opened::Archive(file, store) => {
+                let read = || {
+                    let file = Arc::clone(file);
+                    blocking(move || Ok(Arc::new(ArchiveStore::read(file)?) as Arc<dyn LayoutStore>))
+                };
+                store.get_or_try_init(read).await.cloned()
+            }
+        }
     }
 }
 
@@ -52,112 +91,57 @@ impl BlobSource for LayoutSource {
     }
 
     async fn resolve(&self) -> Result<RawManifest> {
-        let reference = self.reference.clone();
+        let (store, reference) = (self.store().await?, self.reference.clone());
         blocking(move || {
-            let directory = &reference.directory;
-            let index = LayoutIndex::read(directory)?;
+            let index = store.index()?;
             match &reference.digest {
                 // The index need not list it: a manifest below a nested index may be named as well.
                 Some(digest) => match index.by_digest(digest) {
-                    Some(descriptor) => read_manifest(directory, descriptor),
-                    None => read_document(directory, digest, None),
+                    Some(descriptor) => read_manifest(&*store, descriptor),
+                    None => read_document(&store.blob(digest)?, digest, None),
                 },
-                None => read_manifest(directory, index.find(reference.tag.as_deref(), directory)?),
+                None => read_manifest(&*store, index.find(&reference)?),
             }
         })
         .await
     }
 
     async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest> {
-        let (directory, descriptor) = (self.reference.directory.clone(), descriptor.clone());
-        blocking(move || read_manifest(&directory, &descriptor)).await
+        let (store, descriptor) = (self.store().await?, descriptor.clone());
+        blocking(move || read_manifest(&*store, &descriptor)).await
     }
 
     async fn blob(&self, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobBody> {
         check_range(size, &range)?;
-        let path = blob_path(&self.reference.directory, digest);
-        let blob = blocking(move || Blob::open(path, size)).await?;
-        let pieces = stream::try_unfold((Arc::new(blob), range.clone()), |(blob, left)| async move {
-            if left.is_empty() {
-                return Ok(None);
-            }
-            let piece = left.start..left.end.min(left.start + PIECE_BYTES);
-            let rest = piece.end..left.end;
-            let reader = Arc::clone(&blob);
-            let bytes = blocking(move || reader.read(piece)).await?;
-            Ok(Some((bytes, (blob, rest))))
-        });
-        Ok(BlobBody { range, pieces: pieces.boxed() })
+        let (store, digest) = (self.store().await?, digest.clone());
+        let blob = blocking(move || sized(&*store, &digest, size)).await?;
+        Ok(blob.body(range))
     }
 }
 
-/// An open blob file of the size that its descriptor claims.
-#[derive(Debug)]
-struct Blob {
-    file: File,
-    path: PathBuf,
+/// The blob `digest`, which must have `size` bytes.
+fn sized(store: &dyn LayoutStore, digest: &Digest, size: u64) -> Result<StoredBlob> {
+    let blob = store.blob(digest)?;
+    if blob.bytes() != size {
+        let (name, there) = (&blob.name, blob.bytes());
+        let what = format!("{name} has {there} bytes where its descriptor says {size}");
+        return Err(Error::new(ErrorKind::Corrupt, what));
+    }
+    Ok(blob)
 }
 
-impl Blob {
-    fn open(path: PathBuf, size: u64) -> Result<Self> {
-        let file = open_regular(&path)?;
-        let there = file.metadata()?.len();
-        if there != size {
-            return Err(wrong_size(&path, there, size));
-        }
-        Ok(Self { file, path })
-    }
-
-    fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        let mut buffer = vec![0; length];
-        self.file.read_exact_at(&mut buffer, range.start).map_err(|error| {
-            let what =
-                format!("cannot read bytes {}-{} of {}", range.start, range.end - 1, self.path.display());
-            match error.kind() {
-                // The file had its full size when it was opened, so somebody has cut it since.
-                std::io::ErrorKind::UnexpectedEof => {
-                    Error::new(ErrorKind::Corrupt, format!("{what}: the file was truncated"))
-                }
-                _ => Error::from(error).context(what),
-            }
-        })?;
-        Ok(buffer.into())
-    }
+fn read_manifest(store: &dyn LayoutStore, descriptor: &Descriptor) -> Result<RawManifest> {
+    let blob = sized(store, &descriptor.digest, descriptor.size)?;
+    read_document(&blob, &descriptor.digest, Some(descriptor.media_type.clone()))
 }
 
-fn read_manifest(directory: &Path, descriptor: &Descriptor) -> Result<RawManifest> {
-    let path = blob_path(directory, &descriptor.digest);
-    let there = open_regular(&path)?.metadata()?.len();
-    if there != descriptor.size {
-        return Err(wrong_size(&path, there, descriptor.size));
-    }
-    read_document(directory, &descriptor.digest, Some(descriptor.media_type.clone()))
-}
-
-fn read_document(directory: &Path, digest: &Digest, media_type: Option<String>) -> Result<RawManifest> {
-    let path = blob_path(directory, digest);
-    let bytes = read_bounded(&path, MANIFEST_BYTES_MAX)?;
+fn read_document(blob: &StoredBlob, digest: &Digest, media_type: Option<String>) -> Result<RawManifest> {
+    check_bytes(&blob.name, blob.bytes(), MANIFEST_BYTES_MAX)?;
+    let bytes = blob.read(0..blob.bytes())?;
     let found = Digest::of(digest.algorithm(), &bytes);
     if found != *digest {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            format!("{} is damaged: its digest is {found}", path.display()),
-        ));
+        let what = format!("{} is damaged: its digest is {found}", blob.name);
+        return Err(Error::new(ErrorKind::Corrupt, what));
     }
-    Ok(RawManifest { digest: found, media_type, bytes: bytes.into() })
-}
-
-fn wrong_size(path: &Path, there: u64, claimed: u64) -> Error {
-    Error::new(
-        ErrorKind::Corrupt,
-        format!("{} has {there} bytes where its descriptor says {claimed}", path.display()),
-    )
-}
-
-/// Runs file system work where it may wait.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(Error::with_source(ErrorKind::Io, "a file system task ended without an answer", error))
-    })
+    Ok(RawManifest { digest: found, media_type, bytes })
 }

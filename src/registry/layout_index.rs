@@ -3,15 +3,16 @@
 //! A tag is the annotation `org.opencontainers.image.ref.name`. Some writers set it to a bare tag, others to
 //! a full reference that ends in it.
 
-use std::fs::File;
-use std::io::Read as _;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
-use crate::oci::Descriptor;
+use crate::oci::{Descriptor, LayoutContainer, LayoutRef};
+
+use super::local_file::read_bounded;
 
 /// The annotation that holds the tag.
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -23,7 +24,7 @@ pub(super) const LAYOUT_VERSION: &str = "1.0.0";
 const INDEX_BYTES_MAX: u64 = 16 << 20;
 
 /// Bytes of an `oci-layout` file, which holds one short field.
-const MARKER_BYTES_MAX: u64 = 64 << 10;
+pub(super) const MARKER_BYTES_MAX: u64 = 64 << 10;
 
 /// The manifests that a layout lists.
 #[derive(Debug, Deserialize)]
@@ -33,19 +34,12 @@ pub(super) struct LayoutIndex {
 }
 
 impl LayoutIndex {
-    /// Reads the index of the layout at `directory`.
-    ///
-    /// # Errors
-    /// As [`read_index`].
-    pub(super) fn read(directory: &Path) -> Result<Self> {
-        read_index(directory)
-    }
-
-    /// The entry tagged `tag`; without one, the only entry there is.
+    /// The entry that has the tag of `reference`; without one, the only entry there is.
     ///
     /// # Errors
     /// `NotFound` and `Usage`, listing the tags there are.
-    pub(super) fn find(&self, tag: Option<&str>, directory: &Path) -> Result<&Descriptor> {
+    pub(super) fn find(&self, reference: &LayoutRef) -> Result<&Descriptor> {
+        let tag = reference.tag.as_deref();
         let candidates: Vec<&Descriptor> = match tag {
             None => self.manifests.iter().collect(),
             Some(tag) => {
@@ -57,18 +51,22 @@ impl LayoutIndex {
                 if bare.is_empty() { named(ends_in_tag) } else { bare }
             }
         };
+        let container = match reference.container {
+            LayoutContainer::Directory => "layout",
+            LayoutContainer::Archive => "archive",
+        };
+        let (shown, form) = (reference.path.display(), reference.container.form());
         let wanted = tag.map_or_else(String::new, |tag| format!(" tagged {tag:?}"));
         match candidates[..] {
             [] => Err(Error::new(
                 ErrorKind::NotFound,
-                format!("layout {} has no manifest{wanted}; {}", directory.display(), self.tags()),
+                format!("{container} {shown} has no manifest{wanted}; {}", self.tags()),
             )),
             [first, ref rest @ ..] if rest.iter().all(|entry| entry.digest == first.digest) => Ok(first),
             _ => Err(Error::new(
                 ErrorKind::Usage,
                 format!(
-                    "layout {} has {} manifests{wanted}; choose one with oci:DIR:TAG or oci:DIR@DIGEST; {}",
-                    directory.display(),
+                    "{container} {shown} has {} manifests{wanted}; choose one with {form}:TAG or {form}@DIGEST; {}",
                     candidates.len(),
                     self.tags()
                 ),
@@ -113,7 +111,7 @@ pub(super) fn read_index<T: DeserializeOwned>(directory: &Path) -> Result<T> {
     let path = directory.join("index.json");
     let bytes = read_bounded(&path, INDEX_BYTES_MAX)
         .map_err(|error| error.context(format!("{} is no OCI layout", directory.display())))?;
-    parse(&path, &bytes)
+    parse(path.display(), &bytes)
 }
 
 /// Checks that `directory` says of itself that it is a layout, of a version that is known.
@@ -121,65 +119,49 @@ pub(super) fn read_index<T: DeserializeOwned>(directory: &Path) -> Result<T> {
 /// # Errors
 /// As [`read_index`].
 pub(super) fn check_marker(directory: &Path) -> Result<()> {
+    let shown = directory.display();
+    let there = std::fs::metadata(directory).context(|| format!("there is no OCI layout at {shown}"))?;
+    if there.is_file() {
+        let what = format!("{shown} is a file and no OCI layout; use oci-archive:FILE for an archive of one");
+        return Err(Error::new(ErrorKind::Usage, what));
+    }
+    let path = directory.join("oci-layout");
+    let bytes = read_bounded(&path, MARKER_BYTES_MAX)
+        .map_err(|error| error.context(format!("{shown} is no OCI layout, it lacks the file oci-layout")))?;
+    check_version(path.display(), &bytes)
+}
+
+/// Checks that `bytes`, an `oci-layout` file that errors call `name`, tell of a version that is known.
+///
+/// # Errors
+/// `Invalid` and `Unsupported`, naming the file.
+pub(super) fn check_version(name: impl Display, bytes: &[u8]) -> Result<()> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Marker {
         image_layout_version: String,
     }
-    let shown = directory.display();
-    std::fs::metadata(directory).context(|| format!("there is no OCI layout at {shown}"))?;
-    let path = directory.join("oci-layout");
-    let bytes = read_bounded(&path, MARKER_BYTES_MAX)
-        .map_err(|error| error.context(format!("{shown} is no OCI layout, it lacks the file oci-layout")))?;
-    let marker: Marker = parse(&path, &bytes)?;
+    let marker: Marker = parse(&name, bytes)?;
     if marker.image_layout_version != LAYOUT_VERSION {
         let version = marker.image_layout_version;
         return Err(Error::new(
             ErrorKind::Unsupported,
-            format!("{}: version {version:?} is not supported, only {LAYOUT_VERSION}", path.display()),
+            format!("{name}: version {version:?} is not supported, only {LAYOUT_VERSION}"),
         ));
     }
     Ok(())
 }
 
-fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        Error::with_source(ErrorKind::Invalid, format!("malformed {}", path.display()), error)
-    })
+/// Reads `bytes`, a JSON document that errors call `name`.
+///
+/// # Errors
+/// `Invalid`, naming the document.
+pub(super) fn parse<T: DeserializeOwned>(name: impl Display, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::with_source(ErrorKind::Invalid, format!("malformed {name}"), error))
 }
 
 /// Where a layout keeps the blob `digest`.
 pub(super) fn blob_path(directory: &Path, digest: &Digest) -> PathBuf {
     directory.join("blobs").join(digest.algorithm().name()).join(digest.hex())
-}
-
-/// Reads a whole regular file of at most `bytes_max` bytes.
-///
-/// # Errors
-/// Failures of the file system, and `Invalid` for a larger file, naming `path`.
-pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    open_regular(path)?
-        .take(bytes_max + 1)
-        .read_to_end(&mut bytes)
-        .context(|| format!("cannot read {}", path.display()))?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(Error::new(
-            ErrorKind::Invalid,
-            format!("{} is larger than {bytes_max} bytes", path.display()),
-        ));
-    }
-    Ok(bytes)
-}
-
-/// Opens a regular file; anything else is refused, since opening a pipe would wait for its writer.
-///
-/// # Errors
-/// Failures of the file system, naming `path`.
-pub(super) fn open_regular(path: &Path) -> Result<File> {
-    let metadata = std::fs::metadata(path).context(|| format!("cannot read {}", path.display()))?;
-    if !metadata.is_file() {
-        return Err(Error::new(ErrorKind::Invalid, format!("{} is not a regular file", path.display())));
-    }
-    File::open(path).context(|| format!("cannot read {}", path.display()))
 }

@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::daemon::client::Unanswered;
+use crate::daemon::locate::OwnerOf;
 use crate::daemon::mounts::Answer;
 use crate::daemon::owner::Owner;
 use crate::daemon::{Client, locate, start};
@@ -118,10 +119,19 @@ async fn stay(client: &Client, request: &MountRequest) -> Result<(), Failure> {
         };
         match ended {
             Ok(false) => {}
+            Ok(true) => return Ok(()),
             // An owner that is gone has unmounted everything, or can't any more.
-            Ok(true) | Err(Unanswered::NoOwner(_)) => return Ok(()),
+            Err(Unanswered::NoOwner(_)) => return Ok(require_unmounted(&request.target).await?),
             Err(Unanswered::Failed(error)) => return Err(error.into()),
         }
+    }
+}
+
+/// Checks that an owner that is gone left no dead mount on `target`.
+async fn require_unmounted(target: &Path) -> Result<()> {
+    match locate::owner_of(target).await {
+        Ok(OwnerOf::Dead) => Err(locate::dead(target)),
+        _ => Ok(()),
     }
 }
 

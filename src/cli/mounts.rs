@@ -150,10 +150,7 @@ pub(super) async fn status(global: &GlobalArgs, arguments: &StatusArgs) -> Resul
     let unserved = |kind, why: &str| Error::new(kind, format!("the mount on {shown} {why}"));
     let socket = match locate::owner_of(&target).await? {
         OwnerOf::Socket(socket) => socket,
-        OwnerOf::Dead => {
-            let why = format!("is dead: its process is gone; unmount it: refmount umount {shown}");
-            return Err(unserved(ErrorKind::Io, &why).into());
-        }
+        OwnerOf::Dead => return Err(locate::dead(&target).into()),
         OwnerOf::Hung => return Err(unserved(ErrorKind::TimedOut, "does not answer").into()),
         OwnerOf::Foreign => {
             return Err(

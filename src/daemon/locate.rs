@@ -92,6 +92,16 @@ pub async fn owner_of(target: &Path) -> Result<OwnerOf> {
     })
 }
 
+/// What is wrong with the mount on `target`, of which [`owner_of`] says that nobody answers for it.
+#[must_use]
+pub fn dead(target: &Path) -> Error {
+    let shown = target.display();
+    Error::new(
+        ErrorKind::Io,
+        format!("the mount on {shown} is dead: its process is gone; unmount it: refmount umount {shown}"),
+    )
+}
+
 /// Checks that `found`, the topmost mount on `target`, is one of refmount.
 fn require_refmount(target: &Path, found: Option<MountEntry>, table: &[MountEntry]) -> Result<()> {
     let shown = target.display();

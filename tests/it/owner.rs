@@ -194,6 +194,17 @@ fn in_the_foreground_a_signal_unmounts() {
 }
 
 #[test]
+fn a_foreground_whose_owner_was_killed_fails() {
+    let workplace = workplace_with(&["a", "b"]);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    let mut command = workplace.command(&["mount", "-f", "oci:layout:v1", "b"]);
+    let foreground = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("it is mounted", || workplace.path("b/config.json").exists());
+    kill_process(workplace.owner().unwrap(), Signal::KILL).unwrap();
+    assert_failed(&foreground.wait_with_output().unwrap(), 1, "its process is gone");
+}
+
+#[test]
 fn another_user_gets_nothing_from_the_control_socket() {
     let workplace = workplace_with(&["a"]);
     assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));

@@ -52,7 +52,12 @@ async fn umount_one(target: &Path) -> Result<()> {
             locate::detach(&target).await
         }
         // The kernel decides whether this user may.
-        OwnerOf::Foreign => locate::detach(&target).await,
+        OwnerOf::Foreign => locate::detach(&target).await.map_err(|error| {
+            let shown = target.display();
+            let text =
+                format!("the mount on {shown} belongs to another user, who alone, or root, may unmount it");
+            Error::new(ErrorKind::Unauthorized, format!("{text}: {}", error.chain()))
+        }),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The composition root of one mount: from a request to a tree that can be read, and back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,7 +160,12 @@ impl Mounted {
                 allow_other: request.allow_other,
             };
             let runtime = Handle::current();
-            tokio::task::spawn_blocking(move || FuseMount::start(filesystem, &spec, &runtime))
+            let read = directories_read(&reference, fetcher.cache());
+            let start = move || {
+                require_apart(&spec.target, &read)?;
+                FuseMount::start(filesystem, &spec, &runtime)
+            };
+            tokio::task::spawn_blocking(start)
                 .await
                 .map_err(|error| Error::new(ErrorKind::Io, format!("mounting broke off: {error}")))??
         };
@@ -255,6 +260,33 @@ fn summary(artifact: &Artifact, view: &View, request: &MountRequest) -> MountSum
         files: view.file_count(),
         total_bytes: view.total_bytes(),
         warnings: artifact.warnings.iter().chain(of_layers).cloned().collect(),
+    }
+}
+
+/// The directories that a mount of `reference` reads from.
+fn directories_read(reference: &SourceRef, cache: &Cache) -> Vec<PathBuf> {
+    let layout = match reference {
+        SourceRef::Layout(layout) => Some(layout.directory.clone()),
+        SourceRef::Registry(_) => None,
+    };
+    layout.into_iter().chain([cache.info().directory]).collect()
+}
+
+/// Checks that a mount on `target` leaves `directories` in sight.
+fn require_apart(target: &Path, directories: &[PathBuf]) -> Result<()> {
+    let hidden = |directory: &&PathBuf| {
+        std::fs::canonicalize(directory).is_ok_and(|directory| directory.starts_with(target))
+    };
+    match directories.iter().find(hidden) {
+        None => Ok(()),
+        Some(directory) => Err(Error::new(
+            ErrorKind::Usage,
+            format!(
+                "a mount on {} would hide {}, which it reads from; choose another directory",
+                target.display(),
+                directory.display()
+            ),
+        )),
     }
 }
 

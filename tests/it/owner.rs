@@ -194,6 +194,15 @@ fn in_the_foreground_a_signal_unmounts() {
 }
 
 #[test]
+fn a_mount_over_what_it_reads_from_is_refused() {
+    let workplace = workplace_with(&["a", "parent"]);
+    assert_failed(&workplace.run(&["mount", "oci:layout:v1", "layout"]), 2, "would hide");
+    assert_failed(&workplace.run(&["mount", "oci:layout:v1", "."]), 2, "would hide");
+    let cache = ["--cache-dir", "parent/cache", "mount", "oci:layout:v1", "parent"];
+    assert_failed(&workplace.run(&cache), 2, "would hide");
+}
+
+#[test]
 fn a_foreground_whose_owner_was_killed_fails() {
     let workplace = workplace_with(&["a", "b"]);
     assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));

@@ -85,22 +85,24 @@ impl Helper {
             .map_err(|error| {
                 failed(format!("cannot be run: {error}; install it or log in with --authfile"))
             })?;
-        let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let mut group = Group(id);
         let Ok(outcome) = tokio::time::timeout(self.timeout, self.converse(&mut child)).await else {
-            // What the helper started must end with it, or it would keep the pipes open.
-            if let Some(group) = group {
-                let _ = kill_process_group(group, Signal::KILL);
-            }
             let what = failed(format!("no answer within {} s", self.timeout.as_secs()));
             return Err(Error::new(ErrorKind::TimedOut, what.to_string()));
         };
+        group.0 = None;
         let Output { succeeded, stdout, stderr } = outcome.map_err(|error| failed(error.to_string()))?;
         if !succeeded {
             // The protocol has no other sign for "I know nothing about this server".
             if String::from_utf8_lossy(&stdout).contains("credentials not found") {
                 return Ok(None);
             }
-            return Err(failed(format!("failed: {}", one_line(&String::from_utf8_lossy(&stderr)))));
+            let said = one_line(&String::from_utf8_lossy(&stderr));
+            return Err(failed(match said.as_str() {
+                "" => "failed without a word".to_owned(),
+                said => format!("failed: {said}"),
+            }));
         }
         let answer: Answer = serde_json::from_slice(&stdout)
             .map_err(|_| failed("its answer is not the JSON object that was expected".into()))?;
@@ -118,6 +120,19 @@ impl Helper {
         };
         let ((), stdout, stderr) = tokio::try_join!(ask, collect(stdout), collect(stderr))?;
         Ok(Output { succeeded: child.wait().await?.success(), stdout, stderr })
+    }
+}
+
+/// A helper that was not heard to the end, and what it started, which would outlive it and keep its pipes open;
+/// killed on drop, also when whoever asked has given up.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // It may have ended just now.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
     }
 }
 
@@ -142,8 +157,8 @@ mod tests {
 
     use super::*;
 
-    /// Runs `script` as a helper.
-    fn get(script: &str, timeout: Duration) -> Result<Option<Secret>> {
+    /// `script` as a helper, in a directory of its own.
+    fn helper(script: &str, timeout: Duration) -> (tempfile::TempDir, Helper) {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("docker-credential-test");
         let mut file =
@@ -156,6 +171,12 @@ mod tests {
             file: "/auth.json".into(),
             timeout,
         };
+        (directory, helper)
+    }
+
+    /// Runs `script` as a helper.
+    fn get(script: &str, timeout: Duration) -> Result<Option<Secret>> {
+        let (_keep, helper) = helper(script, timeout);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             loop {
@@ -192,6 +213,31 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Unauthorized);
             assert!(shown.contains("/auth.json") && !shown.contains("hunter2"), "{shown}");
             assert_eq!(shown.contains("locked"), script.contains("locked"), "{shown}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_helper_started_ends_when_nobody_waits_any_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let pid = directory.path().join("pid");
+        let (_keep, helper) = helper(
+            &format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait", pid.display()),
+            HELPER_TIMEOUT,
+        );
+        let started = async {
+            while !pid.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            _ = helper.get() => panic!("it hangs"),
+            () = started => {}
+        }
+        let pid = std::fs::read_to_string(&pid).unwrap();
+        let stat = format!("/proc/{}/stat", pid.trim());
+        // A zombie has ended; who reaps it is not ours to say.
+        while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 

@@ -40,6 +40,7 @@ impl RegistrySource {
         let deadline = clock::now() + self.retry_budget;
         let mut backoff = Backoff::new(FIRST_PAUSE, PAUSE_MAX);
         let mut unreachable = 0;
+        let mut earlier: Option<Error> = None;
         loop {
             let left = deadline.saturating_duration_since(clock::now());
             let what = format!("GET manifest {} from {}", wanted.name(), self.place());
@@ -49,10 +50,11 @@ impl RegistrySource {
                 Ok(Err(error)) => error,
                 Err(_) => {
                     let seconds = self.retry_budget.as_secs_f32();
-                    return Err(Error::new(
-                        ErrorKind::TimedOut,
-                        format!("{what}: no answer within {seconds} s"),
-                    ));
+                    let text = format!("{what}: no answer within {seconds} s");
+                    return Err(match earlier {
+                        Some(error) => error.context(text),
+                        None => Error::new(ErrorKind::TimedOut, text),
+                    });
                 }
             };
             unreachable += u32::from(is_unreachable(&error));
@@ -62,6 +64,7 @@ impl RegistrySource {
                 return Err(error);
             }
             tracing::debug!(error = %error.chain(), ?pause, "trying again");
+            earlier = Some(error);
             tokio::time::sleep(pause).await;
         }
     }

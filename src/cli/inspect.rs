@@ -160,7 +160,7 @@ pub(super) async fn tree(global: &GlobalArgs, arguments: &TreeArgs) -> Result<()
     let entries = match &arguments.path {
         // The root by its usual names.
         Some(path) if !matches!(path.as_str(), "." | "./" | "/") => source::below(&opened.artifact, path)?,
-        _ => source::entries(&opened.artifact),
+        _ => source::entries(&opened.artifact)?,
     };
     let width = entries.iter().map(|(_, entry)| source::entry_bytes(entry)).max().unwrap_or_default();
     let width = width.to_string().len();

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::artifact::{self, Artifact, ArtifactLayer};
-use crate::base::{Error, ErrorKind, RelPath, Result};
+use crate::base::{Error, ErrorKind, RelPath, Result, ResultExt as _};
 use crate::layer::{Entry, EntryKind};
 use crate::oci::WantedPlatform;
 use crate::registry::{BlobSource, SourceOptions};
+use crate::tree::Tree;
 
 use super::args::SourceArgs;
 use super::settings;
@@ -45,15 +46,19 @@ pub(super) fn entry_bytes(entry: &Entry) -> u64 {
 }
 
 /// All entries, with the layers that they are of, by path.
-#[must_use]
-pub(super) fn entries(artifact: &Artifact) -> Vec<(&ArtifactLayer, &Entry)> {
+///
+/// # Errors
+/// As [`Tree::build`]: what can't be mounted has no files.
+pub(super) fn entries(artifact: &Artifact) -> Result<Vec<(&ArtifactLayer, &Entry)>> {
+    let layers: Vec<_> = artifact.layers.iter().map(|layer| layer.entries.clone()).collect();
+    Tree::build(&layers).context(|| artifact.reference.to_string())?;
     let mut entries: Vec<_> = artifact
         .layers
         .iter()
         .flat_map(|layer| layer.entries.entries.iter().map(move |entry| (layer, entry)))
         .collect();
     entries.sort_by(|(_, a), (_, b)| a.path.components().cmp(b.path.components()));
-    entries
+    Ok(entries)
 }
 
 /// The entries at or below `path`.
@@ -63,7 +68,7 @@ pub(super) fn entries(artifact: &Artifact) -> Vec<(&ArtifactLayer, &Entry)> {
 pub(super) fn below<'a>(artifact: &'a Artifact, path: &str) -> Result<Vec<(&'a ArtifactLayer, &'a Entry)>> {
     let wanted = parse(path)?;
     let wanted: Vec<_> = wanted.components().collect();
-    let all = entries(artifact);
+    let all = entries(artifact)?;
     let found: Vec<_> = all
         .iter()
         .filter(|(_, entry)| entry.path.components().take(wanted.len()).eq(wanted.iter().copied()))

@@ -4,6 +4,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use refmount::registry::LayoutWriter;
 use serde_json::Value;
 
 use crate::workplace::{Workplace, assert_done, assert_failed, json, shard, stderr, stdout};
@@ -228,5 +229,21 @@ fn a_name_in_a_manifest_can_not_steer_the_terminal() {
     for command in [&["tree", "oci:layout:v1"][..], &["inspect", "oci:layout:v1"]] {
         let text = stdout(&workplace.run(command));
         assert!(!text.contains('\u{1b}') && text.contains("a\u{fffd}[2Jb"), "{text}");
+    }
+}
+
+#[test]
+fn what_could_not_be_mounted_is_not_listed_either() {
+    let workplace = Workplace::with_layout();
+    let inspected = json(&workplace.run(&["inspect", "-o", "json", "oci:layout:v1"]));
+    let digest = inspected["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+    let manifest = std::fs::read_to_string(workplace.path("layout/blobs/sha256").join(digest)).unwrap();
+    let twice = manifest.replace("weights/model.safetensors", "config.json");
+    assert_ne!(manifest, twice);
+    let writer = LayoutWriter::open(&workplace.path("layout")).unwrap();
+    let media_type = inspected["media_type"].as_str().unwrap();
+    writer.add_manifest(Some("v1"), media_type, None, twice.as_bytes()).unwrap();
+    for command in [&["tree", "oci:layout:v1"][..], &["cat", "oci:layout:v1", "config.json"]] {
+        assert_failed(&workplace.run(command), 1, "config.json");
     }
 }

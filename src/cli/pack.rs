@@ -9,7 +9,7 @@ use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::artifact::pack::{self, PackedFile};
 use crate::base::{Error, ErrorKind, RelPath, Result, ResultExt as _, clock};
@@ -37,9 +37,7 @@ pub(super) fn run(global: &GlobalArgs, arguments: &PackArgs) -> Result<(), Failu
     let directory = std::fs::canonicalize(&arguments.directory)
         .context(|| format!("cannot pack {}", arguments.directory.display()))?;
     let destination = destination(&arguments.destination)?;
-    // The layout may not exist yet; its parent's links don't matter to a plain comparison of what was typed.
-    let layout = std::fs::canonicalize(&destination.path).unwrap_or_else(|_| destination.path.clone());
-    if layout.starts_with(&directory) {
+    if canonical(&destination.path).starts_with(&directory) {
         return Err(usage(format!(
             "the layout {} lies inside of what is packed; choose another place",
             destination.path.display()
@@ -83,6 +81,22 @@ fn destination(text: &str) -> Result<LayoutRef> {
         }
         _ => Err(usage(format!("bad destination {text:?}: expected oci:LAYOUT[:TAG]"))),
     }
+}
+
+/// Where `path`, which is absolute and may not exist yet, leads: without symbolic links and `..`.
+fn canonical(path: &Path) -> PathBuf {
+    let mut known = PathBuf::new();
+    for component in path.components() {
+        match component {
+            // Nothing before it is a link any more.
+            Component::ParentDir => drop(known.pop()),
+            other => known.push(other),
+        }
+        if let Ok(resolved) = std::fs::canonicalize(&known) {
+            known = resolved;
+        }
+    }
+    known
 }
 
 /// The time that no time in the artifact is later than (reproducible-builds.org, SOURCE_DATE_EPOCH).
@@ -265,6 +279,15 @@ mod tests {
         put(&path, "in/a", b"12345");
         let error = store(&writer, &found[0], None, &Progress::bytes(3)).unwrap_err();
         assert!(error.to_string().contains("changed while it was packed"), "{error}");
+    }
+
+    #[test]
+    fn a_layout_that_is_yet_to_be_made_is_where_its_path_leads() {
+        let (_keep, path) = directory();
+        put(&path, "in/a", b"1");
+        symlink("in", path.join("link")).unwrap();
+        assert_eq!(canonical(&path.join("in/../new/layout")), path.join("new/layout"));
+        assert_eq!(canonical(&path.join("link/new/layout")), path.join("in/new/layout"));
     }
 
     #[test]

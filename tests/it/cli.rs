@@ -161,6 +161,7 @@ fn what_makes_no_sense_is_status_2() {
         &["cat", "oci:layout:v1", "../config.json"],
         &["pack", "model", "registry.example/model"],
         &["pack", "model", "oci:model/layout"],
+        &["pack", "model", "oci:layout/../model/layout"],
         &["completions", "tcsh"],
         &["list", "--log-level", "refmount=loud"],
     ] {

@@ -131,6 +131,17 @@ impl FromStr for RegistryRef {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        if let Some((host, _)) = text.split_once('/')
+            && let Some((user, host)) = host.rsplit_once('@')
+            && user.contains(':')
+        {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!(
+                    "bad reference to {host:?}: it holds user and password; log in with `podman login {host}` or name a credentials file with --authfile"
+                ),
+            ));
+        }
         let invalid = |why: String| {
             Error::new(
                 ErrorKind::Usage,
@@ -174,7 +185,10 @@ impl LayoutRef {
     fn parse(container: LayoutContainer, text: &str) -> Result<Self> {
         let (text, digest) = match text.rsplit_once('@') {
             Some((rest, digest)) if digest.starts_with("sha256:") || digest.starts_with("sha512:") => {
-                (rest, Some(digest.parse()?))
+                let parsed = digest.parse::<Digest>().map_err(|error| {
+                    Error::new(ErrorKind::Usage, format!("bad reference \"oci:{text}\": {error}"))
+                })?;
+                (rest, Some(parsed))
             }
             _ => (text, None),
         };
@@ -237,6 +251,20 @@ mod tests {
     use super::*;
 
     const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn a_password_in_a_reference_is_refused_and_not_repeated() {
+        for text in ["user:hunter2@r.example/a:v1", "oci://user:hunter2@r.example:5000/a"] {
+            let error = text.parse::<SourceRef>().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(!error.chain().contains("hunter2") && error.chain().contains("podman login r.example"));
+        }
+    }
+
+    #[test]
+    fn a_tag_before_a_digest_is_no_password() {
+        assert!(format!("alpine:3@sha256:{HEX}").parse::<SourceRef>().is_ok());
+    }
 
     #[test]
     fn docker_normalisation() {

@@ -158,6 +158,7 @@ fn what_makes_no_sense_is_status_2() {
         &["mount", "oci:layout:v1", "model", "--platform", "linux"],
         &["mount", "UPPER/case", "model"],
         &["inspect", "oci:layout:v1", "-o", "yaml"],
+        &["inspect", "oci:layout@sha256:abc"],
         &["cat", "oci:layout:v1", "../config.json"],
         &["pack", "model", "registry.example/model"],
         &["pack", "model", "oci:model/layout"],

@@ -266,7 +266,7 @@ fn summary(artifact: &Artifact, view: &View, request: &MountRequest) -> MountSum
 /// The directories that a mount of `reference` reads from.
 fn directories_read(reference: &SourceRef, cache: &Cache) -> Vec<PathBuf> {
     let layout = match reference {
-        SourceRef::Layout(layout) => Some(layout.directory.clone()),
+        SourceRef::Layout(layout) => Some(layout.path.clone()),
         SourceRef::Registry(_) => None,
     };
     layout.into_iter().chain([cache.info().directory]).collect()

@@ -18,7 +18,10 @@ use super::{Artifact, Kind, PlatformManifest, nested_too_deep, parse, rules};
 /// anything can be read.
 const MANIFESTS_MAX: usize = 256;
 
-/// Manifests on their way at once: as many as browsers ask of one host, doubled for HTTP/2.
+/// Bytes of all these manifests together, which are held at once: hundreds of ordinary ones.
+const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+
+/// Manifests on their way at once: twice as many as browsers ask of one host, since each is small.
 const REQUESTS_MAX: usize = 12;
 
 /// A place in the list of manifests that an index leads to.
@@ -26,6 +29,15 @@ enum Entry {
     /// Not asked for yet.
     Named(Box<Descriptor>),
     Manifest(Box<Found>),
+}
+
+impl Entry {
+    fn named(&self) -> Option<&Descriptor> {
+        match self {
+            Self::Named(descriptor) => Some(descriptor),
+            Self::Manifest(_) => None,
+        }
+    }
 }
 
 struct Found {
@@ -76,18 +88,15 @@ async fn expand(
 ) -> Result<Vec<Found>> {
     let mut entries = Vec::new();
     push_entries(&mut entries, index, None, warnings);
+    let mut bytes = 0_u64;
     for _ in 0..INDEX_DEPTH_MAX {
-        if entries.len() > MANIFESTS_MAX {
-            let text = format!("{reference} names more than {MANIFESTS_MAX} manifests; choose one platform");
-            return Err(Error::new(ErrorKind::Unsupported, text));
+        let named = entries.iter().filter_map(Entry::named);
+        bytes = named.fold(bytes, |bytes, descriptor| bytes.saturating_add(descriptor.size));
+        if entries.len() > MANIFESTS_MAX || bytes > MANIFEST_BYTES_MAX {
+            return Err(too_many(reference));
         }
-        let requests: Vec<_> = entries
-            .iter()
-            .filter_map(|entry| match entry {
-                Entry::Named(descriptor) => Some(source.manifest(descriptor)),
-                Entry::Manifest(_) => None,
-            })
-            .collect();
+        let requests: Vec<_> =
+            entries.iter().filter_map(Entry::named).map(|descriptor| source.manifest(descriptor)).collect();
         if requests.is_empty() {
             break;
         }
@@ -108,6 +117,10 @@ async fn expand(
                     }
                 }
             }
+            // Also here, or a few indexes could name millions before they are counted.
+            if next.len() > MANIFESTS_MAX {
+                return Err(too_many(reference));
+            }
         }
         entries = next;
     }
@@ -116,6 +129,14 @@ async fn expand(
         Entry::Named(_) => Err(nested_too_deep(reference)),
     };
     entries.into_iter().map(manifest).collect()
+}
+
+fn too_many(reference: &SourceRef) -> Error {
+    let text = format!(
+        "{reference} names more than {MANIFESTS_MAX} manifests, or more than {MANIFEST_BYTES_MAX} bytes of them, \
+         too many to show all; choose one platform"
+    );
+    Error::new(ErrorKind::Unsupported, text)
 }
 
 /// Adds the content entries of `index`; what says no platform has that of the index, `inherited`.

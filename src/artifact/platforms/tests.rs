@@ -171,10 +171,18 @@ async fn indexes_nest_to_a_depth_of_four() {
 async fn too_many_manifests_are_refused_before_they_are_fetched() {
     let mut documents = Documents::default();
     let one = documents.files(&["a"], None);
-    documents.index(&vec![one; MANIFESTS_MAX + 1], None);
+    let index = documents.index(&vec![one.clone(); MANIFESTS_MAX + 1], None);
+    let flat = documents.load("all").await.unwrap_err();
+    documents.index(&[index], None);
     let error = documents.load("all").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("more than 256 manifests"), "{error}");
+    assert_eq!(flat.to_string(), error.to_string());
+
+    let mut large = one;
+    large["size"] = json!(MANIFEST_BYTES_MAX + 1);
+    documents.index(&[large], None);
+    assert_eq!(documents.load("all").await.unwrap_err().kind(), ErrorKind::Unsupported);
 }
 
 #[tokio::test]

@@ -16,20 +16,21 @@ enum Sign {
 }
 
 /// Signs, the more exact ones first.
-const SIGNS: [(Sign, &str); 11] = [
+const SIGNS: [(Sign, &str); 12] = [
     // dragonflyoss/nydus, contrib/nydusify/pkg/utils/constant.go; containerd/nydus-snapshotter,
     // pkg/converter/constant.go.
     (Sign::Annotation("containerd.io/snapshot/nydus-bootstrap"), RAFS),
     (Sign::Layer("application/vnd.oci.image.layer.nydus.bootstrap."), RAFS),
     (Sign::Manifest("application/vnd.nydus."), NYDUS),
     (Sign::Layer("application/vnd.oci.image.layer.nydus."), NYDUS),
-    (Sign::Annotation("containerd.io/snapshot/nydus-"), NYDUS),
+    (Sign::Annotation("containerd.io/snapshot/nydus-blob"), NYDUS),
     // containerd/accelerated-container-image, cmd/convertor/builder and pkg/label/label.go.
     (Sign::Manifest("application/vnd.containerd.overlaybd.turbo."), TURBO_OCI),
-    (Sign::Annotation("containerd.io/snapshot/overlaybd/turbo-oci/"), TURBO_OCI),
+    (Sign::Annotation("containerd.io/snapshot/overlaybd/turbo-oci/target-"), TURBO_OCI),
+    (Sign::Annotation("containerd.io/snapshot/overlaybd/fastoci/target-"), TURBO_OCI),
     (Sign::Manifest("application/vnd.containerd.overlaybd."), OVERLAYBD),
     (Sign::Layer("application/vnd.containerd.overlaybd."), OVERLAYBD),
-    (Sign::Annotation("containerd.io/snapshot/overlaybd"), OVERLAYBD),
+    (Sign::Annotation("containerd.io/snapshot/overlaybd/blob-"), OVERLAYBD),
     (Sign::Manifest("application/vnd.azure.artifact.streaming."), OVERLAYBD),
 ];
 

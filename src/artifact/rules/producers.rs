@@ -110,11 +110,11 @@ use Pattern::{Begins, Is};
 use Producer::{DockerModelRunner, Flux, Helm, KitOps, ModelPack, Ollama, Wasm};
 
 /// ORAS and `podman artifact` title their files and leave the media type to the user; the last resort is
-/// podman's as well (containers/common, `pkg/libartifact/store`: digests in place of missing titles).
+/// podman's as well (containers/podman, pkg/libartifact/store/store.go: digests in place of missing titles).
 const GENERAL: Rule = Rule::new(Producer::General, Begins(""), &[Title, Filepath]);
 
-const RULES: [Rule; 22] = [
-    // modelpack/model-spec, docs/spec.md and docs/annotations.md; `cnai` before version 0.0.3.
+const RULES: [Rule; 23] = [
+    // modelpack/model-spec, docs/spec.md and docs/annotations.md; `cnai` before it became CNCF's.
     Rule::new(ModelPack, Begins("application/vnd.cncf.model."), &[Filepath, Title]),
     Rule::new(ModelPack, Begins("application/vnd.cnai.model."), &[Filepath, Title]),
     // kitops-ml/kitops, pkg/lib/constants/mediatype/kitops.go; pkg/lib/filesystem/raw.go.
@@ -160,10 +160,10 @@ const RULES: [Rule; 22] = [
     Rule::new(Ollama, Begins("application/vnd.ollama.image."), &[MediaTypeEnd]),
     // helm/helm, pkg/registry/constants.go.
     Rule::new(Helm, Begins("application/vnd.cncf.helm."), &[Title, Filepath]),
-    // fluxcd/pkg, oci/oci.go.
+    // fluxcd/pkg, oci/constants.go.
     Rule::new(Flux, Begins("application/vnd.cncf.flux.content.v1"), &[Title, Filepath]),
-    // CNCF TAG Runtime, "Wasm OCI Artifact layout"; the second media types are those of its forerunner,
-    // engineerd/wasm-to-oci.
+    // CNCF TAG Runtime, "Wasm OCI Artifact layout"; the other types are those of its forerunner,
+    // engineerd/wasm-to-oci (pkg/oci/types.go).
     Rule {
         producer: Wasm,
         media_type: Is("application/wasm"),
@@ -171,4 +171,5 @@ const RULES: [Rule; 22] = [
         names: &[Title, Fixed("module.wasm")],
     },
     Rule::new(Wasm, Is("application/vnd.wasm.content.layer.v1+wasm"), &[Title, Fixed("module.wasm")]),
+    Rule::new(Wasm, Is("application/vnd.module.wasm.content.layer.v1+wasm"), &[Title, Fixed("module.wasm")]),
 ];

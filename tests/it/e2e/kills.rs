@@ -66,13 +66,15 @@ fn an_owner_killed_fifty_times_leaves_what_the_next_one_goes_on_with() {
         let answered_before = scene.proxy.answered_bytes();
         scene.begin_life(&before);
         kept += u64::from(!before.is_empty());
-        scene.read_and_kill(&mut random);
+        let seen = scene.read_and_kill(&mut random);
         let after = scene.complete();
+        let left = scene.bytes(&after);
+        assert!(left >= seen, "kill {kill}: {seen} bytes were cached, {left} are left");
         scene.assert_nothing_fetched_again(&before, &format!("kill {kill}"));
-        let gain = scene.bytes(&after) - scene.bytes(&before);
+        let gain = left - scene.bytes(&before);
         gained += gain;
         fetched += scene.proxy.answered_bytes() - answered_before;
-        interrupted += u64::from(gain > 0 && scene.bytes(&after) < TOTAL);
+        interrupted += u64::from(gain > 0 && left < TOTAL);
         if scene.bytes(&before) == TOTAL {
             assert_done(&scene.workplace.run(&["cache", "prune", "--all"]));
             assert!(scene.complete().is_empty());
@@ -116,15 +118,16 @@ impl Scene {
         );
     }
 
-    /// Reads in two threads, compares, and kills the owner after a random part of it.
-    fn read_and_kill(&self, random: &mut ChaCha8Rng) {
+    /// Reads in two threads, compares, and kills the owner after a random part of it. Returns how many bytes the
+    /// owner said were cached just before.
+    fn read_and_kill(&self, random: &mut ChaCha8Rng) -> u64 {
         let target = random.random_range(0..PROGRESS_MAX);
         let delay = Duration::from_micros(random.random_range(0..DELAY_MAX_US));
         let seeds: [u64; 2] = random.random();
         let owner = self.workplace.owner().unwrap();
         let progress = AtomicU64::new(0);
         let (reached, is_reached) = mpsc::channel();
-        std::thread::scope(|scope| {
+        let seen = std::thread::scope(|scope| {
             for (reader, seed) in seeds.into_iter().enumerate() {
                 let (progress, reached) = (&progress, reached.clone());
                 scope.spawn(move || {
@@ -138,13 +141,24 @@ impl Scene {
             }
             drop(reached);
             let outcome = is_reached.recv();
+            let seen: u64 = FILES.iter().map(|(path, _)| self.cached_bytes(path)).sum();
             std::thread::sleep(delay);
             kill_process(owner, Signal::KILL).unwrap();
             outcome.expect("a read failed before the kill");
+            seen
         });
         // Freed when the last thread of the owner is gone, and what it was writing is written.
         let lock = File::open(CachePaths::new(self.workplace.path("cache")).owner_lock()).unwrap();
         rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+        seen
+    }
+
+    /// What the owner says of a file, through the mount.
+    fn cached_bytes(&self, path: &str) -> u64 {
+        let mut text = [0; 32];
+        let path = self.workplace.path("mnt").join(path);
+        let length = rustix::fs::getxattr(path, "user.refmount.cached_bytes", &mut text[..]).unwrap();
+        str::from_utf8(&text[..length]).unwrap().parse().unwrap()
     }
 
     /// Reads forward, file after file, or at random places; what succeeds has to be right.

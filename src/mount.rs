@@ -140,7 +140,7 @@ impl Mounted {
     pub async fn start(request: &MountRequest, fetcher: &Arc<Fetcher>) -> Result<Arc<Self>> {
         let reference: SourceRef = request.reference.parse()?;
         let platform = request.platform.clone().unwrap_or_else(WantedPlatform::host);
-        let (artifact, source) = artifact::load(&reference, &platform, &request.source).await?;
+        let (artifact, source) = artifact::load(&reference, &platform, &source_options(request)).await?;
         let view = view(&artifact, request.subpath.as_deref())?;
         let summary = summary(&artifact, &view, request);
         let layers =
@@ -287,6 +287,17 @@ fn require_apart(target: &Path, directories: &[PathBuf]) -> Result<()> {
                 directory.display()
             ),
         )),
+    }
+}
+
+/// A connection that stalls is given up while its readers still wait, in time for another attempt or two.
+fn source_options(request: &MountRequest) -> SourceOptions {
+    let share = request.read_timeout / 3;
+    let asked = &request.source;
+    SourceOptions {
+        connect_timeout: asked.connect_timeout.min(share),
+        inactivity_timeout: asked.inactivity_timeout.min(share),
+        ..asked.clone()
     }
 }
 

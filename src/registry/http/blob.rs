@@ -134,11 +134,12 @@ fn check_partial(landed: &Landed, size: u64, asked: &Range<u64>, what: &str) -> 
     check_encoding(headers, what)?;
     let wrong = |why: String| Error::new(ErrorKind::Unavailable, format!("{what}: status 206 with {why}"));
     let ContentRange { range, total } = ContentRange::of(headers).map_err(wrong)?;
-    if range != *asked {
-        return Err(wrong(format!("the wrong bytes {}-{}", range.start, range.end - 1)));
-    }
+    // First, since it is also why the end may be another one.
     if let Some(total) = total.filter(|total| *total != size) {
         return Err(wrong(format!("a total of {total} bytes where the descriptor says {size}")));
+    }
+    if range != *asked {
+        return Err(wrong(format!("the wrong bytes {}-{}", range.start, range.end - 1)));
     }
     let length = range.end - range.start;
     match landed.response.content_length() {

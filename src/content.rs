@@ -138,7 +138,7 @@ impl Content {
         let mut buffer = Vec::new();
         for _ in 0..TURNS_MAX {
             if let Some(Wanted::Coming(coming)) = wanted {
-                let bytes = self.wait(layer, part.start, coming).await?;
+                let bytes = self.wait(layer, chunk, part.start, coming).await?;
                 let chunk_start = chunk_range(chunk, blob.bytes()).start;
                 let slice = to_usize(part.start - chunk_start)..to_usize(part.end - chunk_start);
                 let bytes = bytes.get(slice).ok_or_else(|| {
@@ -164,7 +164,7 @@ impl Content {
     }
 
     /// Waits for a chunk as long as anything arrives for its blob.
-    async fn wait(&self, layer: usize, start: u64, coming: Coming) -> Result<Bytes> {
+    async fn wait(&self, layer: usize, chunk: u64, start: u64, coming: Coming) -> Result<Bytes> {
         let blob = self.blob(layer);
         let limit = self.settings.read_timeout;
         let coming = coming.bytes();
@@ -174,22 +174,23 @@ impl Content {
             match tokio::time::timeout(limit, &mut coming).await {
                 Ok(result) => return result,
                 Err(_) if blob.progress() != before => {}
-                Err(_) => return Err(self.timed_out(layer, start, limit)),
+                Err(_) => return Err(self.timed_out(layer, chunk, start, limit)),
             }
         }
     }
 
-    fn timed_out(&self, layer: usize, start: u64, limit: Duration) -> Error {
+    fn timed_out(&self, layer: usize, chunk: u64, start: u64, limit: Duration) -> Error {
         let blob = self.blob(layer);
-        Error::new(
-            ErrorKind::TimedOut,
-            format!(
-                "blob {} at byte {start} from {}: nothing came within {:.1} s",
-                blob.digest(),
-                blob.source_names(),
-                limit.as_secs_f64()
-            ),
-        )
+        let message = format!(
+            "blob {} at byte {start} from {}: nothing came within {:.1} s",
+            blob.digest(),
+            blob.source_names(),
+            limit.as_secs_f64()
+        );
+        match blob.why_missing(chunk) {
+            Some(cause) => Error::with_source(ErrorKind::TimedOut, message, cause),
+            None => Error::new(ErrorKind::TimedOut, message),
+        }
     }
 
     /// Told for each `open` of the file in layer `layer`: checks in the background what an earlier process

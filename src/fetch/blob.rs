@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::base::{Algorithm, Digest, Error, ErrorKind, Result, chunk_count, chunk_range};
+use crate::base::{Algorithm, Digest, Error, ErrorKind, Result, chunk_count, chunk_range, clock};
 use crate::cache::Segment;
 use crate::layer::LayerIndex;
 use crate::registry::BlobSource;
@@ -110,8 +110,6 @@ pub(super) struct Counts {
     pub(super) ahead_bytes: AtomicU64,
     pub(super) requests: AtomicU64,
     pub(super) rejected_chunks: AtomicU64,
-    /// Chunks that moved forward; readers take it as a sign of life.
-    pub(super) chunks: AtomicU64,
 }
 
 /// Somebody to tell when bytes that were handed out turn out to be wrong.
@@ -206,10 +204,17 @@ impl Blob {
         }
     }
 
-    /// How many chunks have arrived since the blob was first wanted: as long as this grows, it is worth waiting.
+    /// How many bytes have arrived since the blob was first wanted: as long as this grows, it is worth waiting.
+    /// Bytes that come again and again count too; a fetch that gets nothing else ends by itself.
     #[must_use]
     pub fn progress(&self) -> u64 {
-        self.counts.chunks.load(Ordering::Relaxed)
+        self.counts.network_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Why `chunk` does not come, as far as that is known.
+    #[must_use]
+    pub fn why_missing(&self, chunk: u64) -> Option<Error> {
+        lock(&self.state).last_failure(chunk)
     }
 
     /// What is known about the bytes that are here.
@@ -277,17 +282,17 @@ impl Blob {
         {
             let mut state = lock(&self.state);
             for chunk in chunks {
-                if let Some(pending) = state.slots.get(&chunk) {
+                if let Some(pending) = state.slots.get_mut(&chunk) {
+                    pending.wanted_at = clock::now();
                     wanted.push(Wanted::Coming(Coming(pending.slot.clone())));
                 } else if self.segment.is_present(chunk) {
                     wanted.push(Wanted::Cached);
                 } else if let Some(bytes) = self.fetcher.recall(&self.digest, chunk) {
                     wanted.push(Wanted::Coming(Coming(Arc::new(Slot::filled(bytes)))));
                 } else {
-                    let slot = Arc::new(Slot::new());
-                    let run = self.run_for(&mut state, chunk, &mut started);
-                    state.slots.insert(chunk, Pending { slot: slot.clone(), run });
-                    wanted.push(Wanted::Coming(Coming(slot)));
+                    let pending = Pending::new(self.run_for(&mut state, chunk, &mut started));
+                    wanted.push(Wanted::Coming(Coming(pending.slot.clone())));
+                    state.slots.insert(chunk, pending);
                 }
             }
         }

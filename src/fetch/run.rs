@@ -66,6 +66,9 @@ struct Driver {
     /// The chunk that is being put together, and what came of it so far.
     chunk: u64,
     partial: BytesMut,
+    /// How far in the blob bytes have come, whatever came again since: a source that breaks off at the same place
+    /// each time makes no progress.
+    furthest: u64,
     attempts: Attempts,
     chunk_rejections: HashMap<u64, u32>,
     stores: JoinSet<()>,
@@ -106,30 +109,36 @@ impl Blob {
             kind,
             chunk: 0,
             partial: BytesMut::new(),
+            furthest: 0,
             attempts: Attempts::new(),
             chunk_rejections: HashMap::new(),
             stores: JoinSet::new(),
         };
         let result = driver.drive().await;
         while driver.stores.join_next().await.is_some() {}
-        self.finish_run(id, &result);
+        self.finish_run(id, &result, driver.attempts.idle_since);
         result
     }
 
-    fn finish_run(self: &Arc<Self>, id: u64, result: &Result<()>) {
+    /// `idle_since`: when the run last got something.
+    fn finish_run(self: &Arc<Self>, id: u64, result: &Result<()>, idle_since: Instant) {
         let mut started = Vec::new();
         {
             let mut state = lock(&self.state);
             let expected = state.end_run(id);
+            let budget = state.sources.iter().map(|leased| leased.settings.retry_budget).max();
+            let late = idle_since + budget.unwrap_or_default() / 2;
             for chunk in expected {
+                // Whoever came when the run had used up half of its patience has hardly waited.
+                let is_new = state.slots.get(&chunk).is_some_and(|pending| pending.wanted_at > late);
                 match result {
-                    Err(error) => {
+                    Err(error) if !(error.kind().is_transient() && is_new) => {
                         if let Some(pending) = state.slots.remove(&chunk) {
                             pending.slot.complete(Err(error.clone()));
                         }
                     }
-                    // It stopped short of a chunk that a reader counted on, so another run goes for it.
-                    Ok(()) => {
+                    // Or it stopped short of a chunk that a reader counted on: another run goes for it.
+                    _ => {
                         let run = state.add_run(RunKind::Demand, chunk..chunk + 1, chunk + 1);
                         if let Some(pending) = state.slots.get_mut(&chunk) {
                             pending.run = run;
@@ -266,6 +275,9 @@ impl Driver {
         }
         let end = chunk_count(body.range.end);
         if let Some(run) = state.run(self.id) {
+            if !run.is_whole {
+                self.furthest = 0;
+            }
             run.is_whole = true;
             run.end = end;
             run.request_end = end;
@@ -293,7 +305,14 @@ impl Driver {
                 ));
             };
             let piece = piece?;
-            self.attempts.idle_since = clock::now();
+            let reached = range.start + (self.partial.len() + piece.len()) as u64;
+            if reached > self.furthest {
+                self.furthest = reached;
+                self.attempts.idle_since = clock::now();
+                if let Some(run) = lock(&self.blob.state).run(self.id) {
+                    run.last_failure = None;
+                }
+            }
             let counts = &self.blob.counts;
             counts.network_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
             if self.kind == RunKind::Ahead {
@@ -316,7 +335,6 @@ impl Driver {
             return self.reject(chunk, leased);
         }
         self.attempts.failures = 0;
-        blob.counts.chunks.fetch_add(1, Ordering::Relaxed);
         let was_awaited = lock(&blob.state).bring(self.id, chunk, &bytes);
         self.chunk += 1;
         let permit = blob.fetcher.stores.clone().acquire_owned().await.ok();
@@ -412,16 +430,16 @@ impl Driver {
             state.turn += 1;
             if let Some(run) = state.run(self.id) {
                 run.is_flowing = false;
+                run.last_failure = Some(failure.clone());
             }
             u32::try_from(state.sources.len()).unwrap_or(u32::MAX)
         };
         if !failure.kind().is_transient() && self.attempts.failures >= sources {
             return Err(self.explain(failure, leased));
         }
-        if let Some(pause) = failure.retry_after() {
-            leased.limits.slow_read_ahead(pause.min(PAUSE_MAX));
-        }
         let pause = self.attempts.backoff.pause(failure.retry_after());
+        // Whoever has too much to do, said so or not, does without our guesses first.
+        leased.limits.slow_read_ahead(pause);
         if self.attempts.idle_since.elapsed() + pause > leased.settings.retry_budget {
             return Err(self.explain(failure, leased));
         }

@@ -6,11 +6,13 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use crate::base::{Error, clock};
 use crate::registry::BlobSource;
 
 use super::BlobSettings;
@@ -48,6 +50,8 @@ pub(super) struct Run {
     /// Told when `end` moves.
     pub(super) wake: Arc<Notify>,
     pub(super) abort: Option<AbortHandle>,
+    /// What its last attempt failed with, if nothing has come since.
+    pub(super) last_failure: Option<Error>,
 }
 
 impl Run {
@@ -66,6 +70,15 @@ impl Run {
 pub(super) struct Pending {
     pub(super) slot: Arc<Slot>,
     pub(super) run: u64,
+    /// When somebody last asked for it.
+    pub(super) wanted_at: Instant,
+}
+
+impl Pending {
+    /// An empty slot that a reader has just opened, for run `run` to fill.
+    pub(super) fn new(run: u64) -> Self {
+        Self { slot: Arc::new(Slot::new()), run, wanted_at: clock::now() }
+    }
 }
 
 /// A source, and the lease that brought it.
@@ -112,6 +125,7 @@ impl State {
             is_whole: false,
             wake: Arc::new(Notify::new()),
             abort: None,
+            last_failure: None,
         });
         id
     }
@@ -160,8 +174,7 @@ impl State {
         let Some(run) = self.run(id) else { return false };
         run.next = run.next.max(chunk + 1);
         let was_awaited = self.is_awaited(chunk);
-        let new = || Pending { slot: Arc::new(Slot::new()), run: id };
-        self.slots.entry(chunk).or_insert_with(new).slot.complete(Ok(bytes.clone()));
+        self.slots.entry(chunk).or_insert_with(|| Pending::new(id)).slot.complete(Ok(bytes.clone()));
         was_awaited
     }
 
@@ -171,6 +184,14 @@ impl State {
         if !self.is_awaited(chunk) {
             self.slots.remove(&chunk);
         }
+    }
+
+    /// What stands between `chunk` and those that wait for it: the failure of the run that should bring it, or
+    /// while that one has had no turn yet, of any other.
+    pub(super) fn last_failure(&self, chunk: u64) -> Option<Error> {
+        let pending = self.slots.get(&chunk)?;
+        let its_own = self.runs.iter().filter(|run| run.id == pending.run);
+        its_own.chain(&self.runs).find_map(|run| run.last_failure.clone())
     }
 
     /// Ends run `id` and returns the chunks that readers still expected of it, in order.
@@ -218,8 +239,7 @@ mod tests {
         state.bring(first, 2, &bytes());
         state.bring(second, 2, &bytes());
         state.settle(2);
-        let slot = Arc::new(Slot::new());
-        state.slots.insert(2, Pending { slot, run: first });
+        state.slots.insert(2, Pending::new(first));
         state.settle(2);
         assert!(state.is_awaited(2), "the second store belongs to the first reader");
     }
@@ -238,7 +258,7 @@ mod tests {
         let mut state = State::default();
         let run = state.add_run(RunKind::Demand, 0..4, 4);
         for chunk in [3, 1, 2] {
-            state.slots.insert(chunk, Pending { slot: Arc::new(Slot::new()), run });
+            state.slots.insert(chunk, Pending::new(run));
         }
         state.bring(run, 1, &bytes());
         assert_eq!(state.end_run(run), [2, 3]);
@@ -264,10 +284,10 @@ mod tests {
         state.run(whole).unwrap().is_whole = true;
         state.run(whole).unwrap().next = 5;
         let late = state.add_run(RunKind::Demand, 3..4, 4);
-        state.slots.insert(3, Pending { slot: Arc::new(Slot::new()), run: late });
+        state.slots.insert(3, Pending::new(late));
         assert!(!state.hand_to_whole_run(late), "chunk 3 has gone by");
         let early = state.add_run(RunKind::Demand, 7..8, 8);
-        state.slots.insert(7, Pending { slot: Arc::new(Slot::new()), run: early });
+        state.slots.insert(7, Pending::new(early));
         assert!(state.hand_to_whole_run(early));
         assert!(state.end_run(early).is_empty());
         let failed = Error::new(ErrorKind::Io, "failed");

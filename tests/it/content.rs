@@ -332,3 +332,27 @@ async fn a_cache_without_room_still_reads_right() {
     setting.read_all(&content).await;
     assert!(cache.info().used_bytes <= 3 * CHUNK_BYTES);
 }
+
+#[tokio::test]
+async fn a_source_that_has_too_much_to_do_is_spared_read_ahead_first() {
+    let pauses = [
+        (Fault::Busy(Duration::from_millis(300)), Duration::from_millis(300)),
+        // The shortest that the first pause of the backoff may be.
+        (Fault::Refused(ErrorKind::Unavailable), Duration::from_millis(50)),
+    ];
+    for (fault, pause) in pauses {
+        let setting = Setting::new(40 * CHUNK_BYTES);
+        let content = setting.content(SETTINGS);
+        content.read(0, 0..1).await.unwrap();
+        setting.source.schedule([fault]);
+        content.read(0, CHUNK_BYTES..CHUNK_BYTES + 1).await.unwrap();
+        let ahead = || {
+            let requests = setting.source.requests();
+            requests.iter().position(|(_, range)| range.start == 2 * CHUNK_BYTES)
+        };
+        until("what lies ahead is fetched", || ahead().is_some()).await;
+        let times = setting.source.request_times();
+        assert_eq!(setting.source.requests()[1].1.start, CHUNK_BYTES, "the one that was refused");
+        assert!(times[ahead().unwrap()] >= times[1] + pause, "{:?}", setting.source.requests());
+    }
+}

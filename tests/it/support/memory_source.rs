@@ -3,13 +3,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use refmount::base::{Algorithm, Digest, Error, ErrorKind, Result};
+use refmount::base::{Algorithm, Digest, Error, ErrorKind, Result, clock};
 use refmount::oci::Descriptor;
 use refmount::registry::{BlobBody, BlobSource, RawManifest};
 
@@ -23,6 +23,8 @@ pub enum Fault {
     None,
     /// It is refused with this kind of error.
     Refused(ErrorKind),
+    /// It is refused for now, and asked for after this pause.
+    Busy(Duration),
     /// The body breaks off after this many bytes.
     Truncated(u64),
     /// The body holds a flipped byte at this offset of the body.
@@ -39,6 +41,7 @@ pub struct MemorySource {
     blobs: HashMap<Digest, Bytes>,
     faults: Mutex<VecDeque<Fault>>,
     requests: Mutex<Vec<(Digest, Range<u64>)>>,
+    times: Mutex<Vec<Instant>>,
 }
 
 impl MemorySource {
@@ -79,6 +82,11 @@ impl MemorySource {
     pub fn requests(&self) -> Vec<(Digest, Range<u64>)> {
         self.requests.lock().unwrap().clone()
     }
+
+    /// When each of them came.
+    pub fn request_times(&self) -> Vec<Instant> {
+        self.times.lock().unwrap().clone()
+    }
 }
 
 #[async_trait]
@@ -100,12 +108,16 @@ impl BlobSource for MemorySource {
         assert_eq!(size, blob.len() as u64, "the size asked for is the blob's");
         assert!(range.start < range.end && range.end <= size, "bad range {range:?} of {size}");
         self.requests.lock().unwrap().push((digest.clone(), range.clone()));
+        self.times.lock().unwrap().push(clock::now());
         let fault = self.faults.lock().unwrap().pop_front().unwrap_or(Fault::None);
         let range = if fault == Fault::Whole { 0..size } else { range };
         let mut body = blob.slice(range.start as usize..range.end as usize);
         let mut ending = None;
         match fault {
             Fault::None | Fault::Whole => {}
+            Fault::Busy(pause) => {
+                return Err(Error::new(ErrorKind::Unavailable, "busy as scheduled").after(pause));
+            }
             Fault::Refused(kind) => return Err(Error::new(kind, "refused as scheduled")),
             Fault::Truncated(bytes) => {
                 body.truncate(bytes as usize);

@@ -6,6 +6,7 @@
 mod cli;
 mod content;
 mod e2e;
+mod faults;
 mod fuse;
 mod model;
 mod owner;

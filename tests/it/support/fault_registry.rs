@@ -49,6 +49,8 @@ pub(crate) enum Fault {
     MissingContentRange,
     /// A 200 with the whole blob.
     IgnoredRange,
+    /// The same, cut off after so many bytes.
+    IgnoredRangeCut(usize),
     /// One byte of the body, this far into it, is another one.
     WrongByte(usize),
 }
@@ -128,25 +130,13 @@ struct Server {
 
 impl FaultRegistry {
     pub(crate) fn start() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let bind = || {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.set_nonblocking(true).unwrap();
-            listener
-        };
-        let (registry, store) = (bind(), bind());
+        let (registry, store) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
         let server = Arc::new(Server {
             registry: registry.local_addr().unwrap().to_string(),
             store: store.local_addr().unwrap().to_string(),
             state: Mutex::default(),
         });
-        let (stop, stopped) = oneshot::channel();
-        let shared = Arc::clone(&server);
-        let thread = std::thread::spawn(move || {
-            runtime.spawn(accept(Arc::clone(&shared), registry, false));
-            runtime.spawn(accept(shared, store, true));
-            let _ = runtime.block_on(stopped);
-        });
+        let (stop, thread) = serve(&server, registry, store);
         Self { server, stop: Some(stop), thread: Some(thread) }
     }
 
@@ -211,6 +201,24 @@ impl FaultRegistry {
         self.state().faults.push((target, skip, times, fault));
     }
 
+    /// Nothing goes wrong any more.
+    pub(crate) fn clear_faults(&self) {
+        self.state().faults.clear();
+    }
+
+    /// Ends: connections break off, new ones are refused.
+    pub(crate) fn go_away(&mut self) {
+        drop(self.stop.take());
+        self.thread.take().unwrap().join().unwrap();
+    }
+
+    /// Is there again, at the same address.
+    pub(crate) fn come_back(&mut self) {
+        let server = &self.server;
+        let (stop, thread) = serve(server, bind(&server.registry), bind(&server.store));
+        (self.stop, self.thread) = (Some(stop), Some(thread));
+    }
+
     /// The requests about `target`, in their order.
     pub(crate) fn requests(&self, target: Target) -> Vec<Record> {
         self.state().records.iter().filter(|record| record.target == target).cloned().collect()
@@ -236,12 +244,35 @@ impl FaultRegistry {
 impl Drop for FaultRegistry {
     fn drop(&mut self) {
         drop(self.stop.take());
-        let ended = self.thread.take().map(JoinHandle::join);
+        // None while it is away.
+        let ended = self.thread.take().map_or(Ok(()), JoinHandle::join);
         if !std::thread::panicking() {
-            assert!(matches!(ended, Some(Ok(()))), "the fault registry itself failed");
+            assert!(ended.is_ok(), "the fault registry itself failed");
             assert_eq!(self.take_violations(), Vec::<String>::new(), "what no client should send");
         }
     }
+}
+
+fn bind(address: &str) -> std::net::TcpListener {
+    let listener = std::net::TcpListener::bind(address).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    listener
+}
+
+fn serve(
+    server: &Arc<Server>,
+    registry: std::net::TcpListener,
+    store: std::net::TcpListener,
+) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let shared = Arc::clone(server);
+    let thread = std::thread::spawn(move || {
+        runtime.spawn(accept(Arc::clone(&shared), registry, false));
+        runtime.spawn(accept(shared, store, true));
+        let _ = runtime.block_on(stopped);
+    });
+    (stop, thread)
 }
 
 async fn accept(server: Arc<Server>, listener: std::net::TcpListener, is_store: bool) {
@@ -306,6 +337,7 @@ impl Server {
         };
         match fault {
             Some(Fault::Delivery(delivery)) => answer.delivery = delivery,
+            Some(Fault::IgnoredRangeCut(bytes)) => answer.delivery = Delivery::Truncate(bytes),
             Some(Fault::Header(name, value)) => {
                 answer.headers.retain(|(there, _)| !there.eq_ignore_ascii_case(name));
                 answer.headers.push((name.to_owned(), value));
@@ -461,7 +493,7 @@ impl State {
             return Answer::new(404, r#"{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown"}]}"#);
         };
         let size = bytes.len() as u64;
-        let Some(mut range) = range.filter(|_| !matches!(fault, Some(Fault::IgnoredRange))) else {
+        let Some(mut range) = range.filter(|_| !ignores_ranges(fault)) else {
             return Answer::new(200, bytes.clone());
         };
         range.end = range.end.min(size);
@@ -477,6 +509,10 @@ impl State {
             _ => answer.with("Content-Range", format!("bytes {}-{}/{size}", range.start, range.end - 1)),
         }
     }
+}
+
+fn ignores_ranges(fault: Option<&Fault>) -> bool {
+    matches!(fault, Some(Fault::IgnoredRange | Fault::IgnoredRangeCut(_)))
 }
 
 /// `Basic …` for this user and password.

@@ -1,5 +1,6 @@
 //! The shape of the code, held by a test: imports point down the list of modules in `src/lib.rs`, `unsafe` stays
-//! in its home, no file is left undeclared, grows without end or lacks its module text.
+//! in its home, no file is left undeclared, grows without end or lacks its module text; and the tests that the
+//! documentation names exist.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,6 +23,27 @@ fn the_code_keeps_its_shape() {
     assert!(sources.len() > 10, "the sources were not found");
     let violations = violations(&sources);
     assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
+}
+
+/// A list of tests is of use as long as the tests are there.
+#[test]
+fn the_tests_named_in_the_documentation_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = Vec::new();
+    read_below(&root.join("src"), "", &mut sources);
+    read_below(&root.join("tests/it"), "", &mut sources);
+    let document = std::fs::read_to_string(root.join("docs/faults.md")).unwrap();
+    let mut named = 0;
+    for name in document.split('`').skip(1).step_by(2) {
+        let Some((module, test)) = name.rsplit_once("::").filter(|(_, test)| !test.is_empty()) else {
+            continue;
+        };
+        let file = module.replace("::", "/") + ".rs";
+        let is_there = |(path, text): &Source| *path == file && text.contains(&format!("fn {test}("));
+        assert!(sources.iter().any(is_there), "docs/faults.md names {name}, which is no test");
+        named += 1;
+    }
+    assert!(named > 100, "{named} names were found");
 }
 
 fn read_below(directory: &Path, prefix: &str, sources: &mut Vec<Source>) {

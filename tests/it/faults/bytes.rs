@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use refmount::artifact;
 use refmount::base::{Digest, Result};
-use refmount::oci::{Descriptor, Platform, media_type};
+use refmount::oci::{Descriptor, WantedPlatform, media_type};
 use refmount::registry::{BlobBody, BlobSource, RawManifest};
 use serde_json::{Value, json};
 
@@ -216,7 +216,7 @@ impl BlobSource for Circle {
 async fn an_index_that_names_itself_is_refused() {
     let circle = Circle(ModelArtifact::new(1, &[]).descriptor());
     let reference = "registry.example/circle:v1".parse().unwrap();
-    let error = artifact::load_from(&circle, &reference, &Platform::host()).await.unwrap_err();
+    let error = artifact::load_from(&circle, &reference, &WantedPlatform::host()).await.unwrap_err();
     assert!(error.chain().contains("leads back to itself"), "{}", error.chain());
 }
 

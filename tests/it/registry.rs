@@ -1,7 +1,9 @@
-//! Sources: layouts, a real registry, and one that goes wrong.
+//! Sources: layouts and archives of them, a real registry, and one that goes wrong.
 
+mod archives;
 mod auth;
 mod faults;
+mod hostile_archives;
 mod layouts;
 mod manifests;
 mod redirects;

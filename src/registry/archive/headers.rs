@@ -96,7 +96,7 @@ impl<'a> Headers<'a> {
             match step {
                 // It is never less than what was there, except for a parser that goes in circles.
                 Step::Needs(more) if more > needed => needed = more,
-                Step::Needs(_) => return Err(self.cut_off("its end is missing")),
+                Step::Needs(_) => return Err(self.cut_off("what marks its end is missing")),
                 Step::End => return Ok(None),
                 Step::Passed(consumed) => {
                     self.count()?;
@@ -109,7 +109,7 @@ impl<'a> Headers<'a> {
                     let end = start.checked_add(body_bytes).filter(|end| *end <= self.file.bytes());
                     let Some(end) = end else {
                         let name = String::from_utf8_lossy(&path);
-                        return Err(self.cut_off(&format!("the entry {name:?} goes beyond its end")));
+                        return Err(self.cut_off(&format!("the entry {name:?} goes beyond that")));
                     };
                     // Below the file's length, which fits an i64, nothing overflows.
                     self.offset = end.next_multiple_of(BLOCK_BYTES);
@@ -137,7 +137,7 @@ impl<'a> Headers<'a> {
             return Ok(());
         }
         if end > self.file.bytes() {
-            return Err(self.cut_off("its end is missing"));
+            return Err(self.cut_off("what marks its end is missing"));
         }
         let end = end.max(self.offset + WINDOW_BYTES).min(self.file.bytes());
         self.window = self.file.read(self.offset..end)?;
@@ -146,11 +146,10 @@ impl<'a> Headers<'a> {
     }
 
     fn cut_off(&self, how: &str) -> Error {
-        if self.offset == 0 {
+        if self.file.bytes() < BLOCK_BYTES {
             return invalid("it is no tar archive");
         }
-        let (offset, bytes) = (self.offset, self.file.bytes());
-        invalid(&format!("it is cut off: {how} (at byte {offset} of {bytes})"))
+        invalid(&format!("it is cut off after {} bytes: {how}", self.file.bytes()))
     }
 }
 

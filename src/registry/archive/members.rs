@@ -88,3 +88,35 @@ fn digest(algorithm: &[u8], hex: &[u8]) -> Result<Digest> {
 fn invalid(why: &str) -> Error {
     Error::new(ErrorKind::Invalid, why)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// An archive of `count` empty files, ended.
+    fn archive(count: usize) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        for number in 0..count {
+            let mut header = tar_core::Header::new_ustar();
+            header.set_path(format!("file{number}").as_bytes()).unwrap();
+            header.set_mode(0o644).unwrap();
+            header.set_size(0).unwrap();
+            header.set_checksum();
+            file.write_all(header.as_bytes()).unwrap();
+        }
+        file.write_all(&[0; 1024]).unwrap();
+        file
+    }
+
+    #[test]
+    fn an_archive_of_too_many_entries_is_refused_and_one_less_is_not() {
+        let file = archive(100);
+        let file = LocalFile::open(file.path()).unwrap();
+        assert!(Members::read(&file, 100).is_ok());
+        let error = Members::read(&file, 99).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.chain().contains("more entries than are read"), "{}", error.chain());
+    }
+}

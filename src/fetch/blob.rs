@@ -47,6 +47,10 @@ impl Standing {
     }
 }
 
+/// Passes in which nothing of a gap could be kept, before a blob is said not to fit. A store gives up while the room
+/// it could have is just being given back by another one's eviction.
+const FILL_PASSES_MAX: u32 = 3;
+
 /// How long to leave a gap to another run before looking again.
 const OTHERS_PAUSE: Duration = Duration::from_millis(50);
 
@@ -402,17 +406,21 @@ impl Blob {
             self.fetcher.fill_chunks_max.min(u32::try_from(chunk_count(self.bytes)).unwrap_or(u32::MAX));
         let _room = self.fetcher.fill_room.acquire_many(room).await;
         let _pin = self.segment.pin();
-        let mut before = None;
+        let (mut before, mut passes) = (None, 0);
         while let Some(gap) = self.first_gap() {
             self.check_not_rejected()?;
             // A blob that was found wrong meanwhile is fetched again from the start.
             let now = (gap.clone(), self.counters().rejected_chunks);
             if before.as_ref() == Some(&now) {
-                if lock(&self.state).runs.is_empty() {
+                passes += 1;
+                if passes >= FILL_PASSES_MAX && lock(&self.state).runs.is_empty() {
                     return Err(cannot_keep());
                 }
-                // Another run brings it; this one would only ask for the same bytes again.
+                // Another run brings it, or an eviction under way elsewhere makes room; at once, this one would only
+                // ask for the same bytes again.
                 tokio::time::sleep(OTHERS_PAUSE).await;
+            } else {
+                passes = 0;
             }
             before = Some(now);
             let run = lock(&self.state).add_run(kind, gap.clone(), gap.end);

@@ -1,20 +1,27 @@
 //! The ownership of a cache directory: an advisory lock on one file in it, which ends with the process.
 //!
 //! The lock's holder may believe that nobody else changes the directory. Nothing here waits for another
-//! owner to go.
+//! owner to go; only a lock that nobody alive has written his number in is waited for, and not for long.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
-use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+use crate::base::{Error, ErrorKind, Result, ResultExt as _, clock};
 
 use super::CachePaths;
 use super::disk::lock;
+
+/// How long the lock of nobody is waited for: a fork and an exec on a machine that is busy.
+const LEFT_LOCK_LIMIT: Duration = Duration::from_secs(1);
+
+/// The pause between two looks at it.
+const LEFT_LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The held lock.
 #[derive(Debug)]
@@ -30,8 +37,9 @@ impl Owner {
         let root = paths.root();
         make_directory(root).context(|| format!("cannot make the cache directory {}", root.display()))?;
         let cannot = || format!("cannot take over the cache directory {}", root.display());
-        let lock_file = take_lock(&paths.owner_lock()).context(cannot)?;
         let metadata = std::fs::metadata(root).context(cannot)?;
+        refuse_shared(root, &metadata)?;
+        let lock_file = take_lock_in_time(&paths.owner_lock()).context(cannot)?;
         match lock_file {
             Ok(file) => Ok(Self { root: identity(&metadata), lock_file: Mutex::new(file) }),
             Err(pid) => Err(Error::new(
@@ -71,9 +79,46 @@ impl Owner {
     }
 }
 
+/// Refuses a directory in which somebody else could put files that we would believe.
+fn refuse_shared(root: &Path, metadata: &Metadata) -> Result<()> {
+    let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
+    if is_ours && metadata.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Usage,
+        format!(
+            "others may write to the cache directory {0} (owner {1}, mode {2:03o}); choose another --cache-dir, or \
+             make it yours alone: chown {3} {0} && chmod go-w {0}",
+            root.display(),
+            metadata.uid(),
+            metadata.mode() & 0o777,
+            rustix::process::geteuid().as_raw()
+        ),
+    ))
+}
+
 /// Makes a directory and those above it, for its owner alone.
 pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// As [`take_lock`], but not put off by the lock of nobody: a child holds the lock of the process that started
+/// it from its fork to its exec, even when that process has given it back or has died.
+fn take_lock_in_time(path: &Path) -> io::Result<std::result::Result<File, String>> {
+    let deadline = clock::now() + LEFT_LOCK_LIMIT;
+    loop {
+        let taken = take_lock(path)?;
+        match &taken {
+            Err(pid) if is_left(pid) && clock::now() < deadline => std::thread::sleep(LEFT_LOCK_PAUSE),
+            _ => return Ok(taken),
+        }
+    }
+}
+
+/// Whether the process `pid` cannot be the owner: it is this one, which is only just asking, or it is gone.
+fn is_left(pid: &str) -> bool {
+    pid == std::process::id().to_string() || !Path::new("/proc").join(pid).exists()
 }
 
 /// The locked file, or the process id that is written in it by who has it.
@@ -109,4 +154,41 @@ fn take_lock(path: &Path) -> io::Result<std::result::Result<File, String>> {
 
 fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = CachePaths::new(directory.path());
+        for (mode, is_refused) in [(0o777, true), (0o770, true), (0o755, false), (0o700, false)] {
+            std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            let taken = Owner::take(&paths);
+            assert_eq!(taken.is_err(), is_refused, "{mode:o}");
+            if let Err(error) = taken {
+                assert!(error.to_string().contains("chmod go-w"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lock_that_a_starting_child_still_holds_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = CachePaths::new(directory.path());
+        let owner = Owner::take(&paths).unwrap();
+        // What a fork does: the same open file in a second place, which outlives the owner's own.
+        let copy = lock(&owner.lock_file).try_clone().unwrap();
+        drop(owner);
+        let child = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(copy);
+        });
+        assert!(Owner::take(&paths).is_ok());
+        child.join().unwrap();
+    }
 }

@@ -200,7 +200,7 @@ impl Driver {
         }
         let run = state.run(self.id)?;
         run.next = next;
-        run.is_flowing = false;
+        run.is_under_way = false;
         if next >= end || whole_elsewhere {
             return None;
         }
@@ -215,6 +215,7 @@ impl Driver {
         }
         run.request_end = last + 1;
         run.end = run.end.min(run.request_end);
+        run.is_under_way = true;
         Some(start..blob.byte_range(last).end)
     }
 
@@ -238,9 +239,6 @@ impl Driver {
         let mut body = leased.source.blob(&blob.digest, blob.bytes, range.clone()).await?;
         if body.range != range && !self.accept_whole(&body) {
             return Ok(Outcome::Served);
-        }
-        if let Some(run) = lock(&blob.state).run(self.id) {
-            run.is_flowing = true;
         }
         let body_end = chunk_count(body.range.end);
         while self.chunk < body_end {
@@ -429,7 +427,7 @@ impl Driver {
             let mut state = lock(&self.blob.state);
             state.turn += 1;
             if let Some(run) = state.run(self.id) {
-                run.is_flowing = false;
+                run.is_under_way = false;
                 run.last_failure = Some(failure.clone());
             }
             u32::try_from(state.sources.len()).unwrap_or(u32::MAX)

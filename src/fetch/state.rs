@@ -43,8 +43,9 @@ pub(super) struct Run {
     pub(super) end: u64,
     /// Where its request ends; never before `end`.
     pub(super) request_end: u64,
-    /// Whether its request has been answered.
-    pub(super) is_flowing: bool,
+    /// Whether its request is on its way or answered. Waiting for its first byte is no longer than for that of
+    /// a request of one's own.
+    pub(super) is_under_way: bool,
     /// Whether it is reading the whole blob, from a source that does not do ranges.
     pub(super) is_whole: bool,
     /// Told when `end` moves.
@@ -57,7 +58,7 @@ pub(super) struct Run {
 impl Run {
     fn brings(&self, chunk: u64) -> bool {
         let near = chunk.checked_sub(self.next).is_some_and(|distance| distance < NEAR || self.is_whole);
-        near && chunk < self.request_end && (self.is_flowing || self.kind == RunKind::Demand)
+        near && chunk < self.request_end && (self.is_under_way || self.kind == RunKind::Demand)
     }
 
     fn covers(&self, chunk: u64) -> bool {
@@ -121,7 +122,7 @@ impl State {
             next: chunks.start,
             end: chunks.end,
             request_end: request_end.max(chunks.end),
-            is_flowing: false,
+            is_under_way: false,
             is_whole: false,
             wake: Arc::new(Notify::new()),
             abort: None,
@@ -160,7 +161,7 @@ impl State {
 
     /// Where a run other than `id` that is under way ends, if it brings `chunk` anyway.
     pub(super) fn covered_by_another(&self, id: u64, chunk: u64) -> Option<u64> {
-        self.runs.iter().find(|run| run.id != id && run.is_flowing && run.covers(chunk)).map(|run| run.end)
+        self.runs.iter().find(|run| run.id != id && run.is_under_way && run.covers(chunk)).map(|run| run.end)
     }
 
     /// Whether somebody waits for `chunk`.
@@ -268,8 +269,8 @@ mod tests {
     fn a_reader_rides_on_a_run_that_is_near_and_not_on_one_that_is_far() {
         let mut state = State::default();
         let run = state.add_run(RunKind::Ahead, 0..2, 100);
-        assert_eq!(state.run_that_brings(1), None, "it has not been answered yet");
-        state.run(run).unwrap().is_flowing = true;
+        assert_eq!(state.run_that_brings(1), None, "it may have to wait for its turn");
+        state.run(run).unwrap().is_under_way = true;
         assert_eq!(state.run_that_brings(5), Some(run));
         assert_eq!(state.run(run).unwrap().end, 6, "it is made to go that far");
         assert_eq!(state.run_that_brings(NEAR), None);

@@ -37,8 +37,11 @@ pub(super) fn serve(
         .spawn(move || {
             let served = session.run();
             slot.close();
-            if let Err(error) = served {
-                tracing::error!(mountpoint = %attachment.target().display(), "serving ended: {error}");
+            match served {
+                Err(error) if !is_end(&error) => {
+                    tracing::error!(mountpoint = %attachment.target().display(), "serving ended: {error}");
+                }
+                _ => {}
             }
             // Gone in most cases; after a failure or an abort it would answer ENOTCONN for ever.
             if let Err(error) = attachment.detach_if_left() {
@@ -48,6 +51,15 @@ pub(super) fn serve(
         })
         .context(|| "cannot start a thread")?;
     Ok(ended)
+}
+
+/// How the kernel ends a connection: by unmounting, or by cutting it off after a lazy unmount.
+fn is_end(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        error.raw_os_error().map(Errno::from_raw_os_error),
+        Some(Errno::NODEV | Errno::NOTCONN | Errno::CONNABORTED)
+    )
 }
 
 fn config() -> Config {

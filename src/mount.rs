@@ -17,7 +17,7 @@ use crate::fs::{Filesystem, Identity};
 use crate::fuse::{FuseMount, MountSpec};
 use crate::oci::{SourceRef, WantedPlatform};
 use crate::registry::SourceOptions;
-use crate::tree::{Tree, View};
+use crate::tree::{Ino, Tree, View};
 
 /// When bytes are checked against the blob's digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,7 +198,7 @@ impl Mounted {
         let files: Vec<FileStatus> = view
             .files()
             .map(|file| FileStatus {
-                path: String::from_utf8_lossy(&view.path_of(file.ino)).into_owned(),
+                path: self.shown_path(file.ino),
                 size: file.size,
                 cached_bytes: self.content.cached_bytes(file.layer),
                 standing: self.content.standing(file.layer),
@@ -212,6 +212,16 @@ impl Mounted {
             rejected_chunks: self.content.rejected_chunks(),
             degraded: self.cache.info().degraded,
             files,
+        }
+    }
+
+    /// The path of a file below the mount point; of the one file that a view of a single file is, its name.
+    fn shown_path(&self, ino: Ino) -> String {
+        let view = self.filesystem.view();
+        let subpath = self.summary.subpath.as_deref().filter(|_| view.is_file());
+        match subpath.and_then(|subpath| Path::new(subpath).file_name()) {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => String::from_utf8_lossy(&view.path_of(ino)).into_owned(),
         }
     }
 

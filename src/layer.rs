@@ -5,7 +5,15 @@
 
 use crate::base::{Digest, RelPath};
 
+pub mod decoder;
+pub mod encoding;
+pub mod gzip;
 pub mod index;
+pub mod restart;
+#[cfg(test)]
+mod samples;
+pub mod stream;
+pub mod zstd;
 
 pub use index::{ChunkDigest, LayerIndex};
 

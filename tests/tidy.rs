@@ -7,8 +7,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// The one file that may hold `unsafe`: none so far.
-const UNSAFE_HOMES: [&str; 0] = [];
+/// The one file that may hold `unsafe`: see docs/decisions/0005.
+const UNSAFE_HOMES: [&str; 1] = ["layer/gzip/inflate.rs"];
 
 /// Lines of a file, its tests included, above which it has two subjects.
 const LINES_MAX: usize = 800;

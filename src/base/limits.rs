@@ -25,3 +25,23 @@ pub const TOKEN_BYTES_MAX: u64 = 1 << 20;
 
 /// Redirects followed for one request.
 pub const REDIRECTS_MAX: u32 = 5;
+
+/// Bytes of a layer's stream, once it is decompressed: a terabyte-sized model still fits, and whatever a
+/// compressed layer inflates to ends here.
+pub const LAYER_STREAM_BYTES_MAX: u64 = 4 << 40;
+
+/// Stream bytes for each compressed byte that a layer may have beyond [`STREAM_BYTES_FREE`]. Weights compress to
+/// 0.8, text to 0.2, sparse disk images seldom below 0.01; deflate reaches 1,032 and zstd 32,000 only on bytes
+/// that say nothing.
+pub const STREAM_RATIO_MAX: u64 = 200;
+
+/// Stream bytes that a layer may have whatever its compressed size: a few files of zeros are no attack, and this
+/// much fits into any cache.
+pub const STREAM_BYTES_FREE: u64 = 4 << 30;
+
+/// The logarithm of the largest zstd window: 128 MiB, which is what `zstd -d` accepts unless told otherwise, and
+/// the memory that a decoder of such a frame holds.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
+/// Frames of a zstd seek table. At 12 bytes for each, the table is then 48 MiB.
+pub const ZSTD_SEEK_FRAMES_MAX: u32 = 1 << 22;

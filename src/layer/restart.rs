@@ -77,7 +77,7 @@ impl Window {
     /// # Errors
     /// `Invalid` for more bytes; `Io` when there is no memory to compress.
     pub fn pack(bytes: &[u8]) -> Result<Self> {
-        // Level 1: the next ones take twice the time for one part in fifty.
+        // The lowest: this happens in the middle of a pass that readers wait for.
         const LEVEL: i32 = 1;
         let length =
             u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= WINDOW_BYTES_MAX).ok_or_else(|| {

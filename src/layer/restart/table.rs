@@ -157,7 +157,8 @@ impl RestartTable {
                 _ => {}
             }
             record.check(self.codec)?;
-            if record.compressed_offset() > self.compressed_bytes
+            // Something follows each point in the blob; in the stream, perhaps nothing.
+            if record.compressed_offset() >= self.compressed_bytes
                 || record.stream_offset() > self.stream_bytes
                 || record.window_start() > windows_bytes
             {

@@ -13,6 +13,7 @@ pub mod restart;
 #[cfg(test)]
 mod samples;
 pub mod stream;
+pub mod tar;
 pub mod zstd;
 
 pub use index::{ChunkDigest, LayerIndex};
@@ -41,15 +42,28 @@ pub struct Entry {
     pub gid: u32,
     /// The time of the last change of its content.
     pub mtime: Timestamp,
+    /// Its extended attributes, by name, each name once.
+    pub xattrs: Box<[Xattr]>,
+}
+
+/// One extended attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Xattr {
+    /// The name with its namespace, such as `user.comment`.
+    pub name: Box<[u8]>,
+    /// The value; may be empty.
+    pub value: Box<[u8]>,
 }
 
 /// What an [`Entry`] is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryKind {
-    /// A regular file of `size` bytes: the whole stream of a raw layer.
+    /// A regular file.
     File {
-        /// Bytes of the file.
+        /// Bytes of the file, its holes included.
         size: u64,
+        /// Where the stream holds them.
+        extents: Extents,
     },
     /// A directory.
     Directory,
@@ -58,6 +72,60 @@ pub enum EntryKind {
         /// Data for the reader's kernel; never followed by this program.
         target: Box<[u8]>,
     },
+    /// A further name of a file that another entry, or a layer below, holds.
+    HardLink {
+        /// That file's name as it was written. Unchecked: what it means, or whether it is refused, is decided where
+        /// the layers are merged.
+        target: Box<[u8]>,
+    },
+    /// A character device.
+    CharDevice {
+        /// The driver's number.
+        major: u32,
+        /// The device's number.
+        minor: u32,
+    },
+    /// A block device.
+    BlockDevice {
+        /// The driver's number.
+        major: u32,
+        /// The device's number.
+        minor: u32,
+    },
+    /// A named pipe.
+    Fifo,
+}
+
+impl EntryKind {
+    /// A file that is the whole stream of a raw layer.
+    #[must_use]
+    pub fn whole_stream(size: u64) -> Self {
+        Self::File { size, extents: Extents::Contiguous { stream_offset: 0 } }
+    }
+}
+
+/// Where a stream holds a file's bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Extents {
+    /// All of them, in one piece.
+    Contiguous {
+        /// Where the first one lies.
+        stream_offset: u64,
+    },
+    /// In pieces, by file offset, that neither touch nor overlap in the file. What lies between and after them
+    /// is holes, which read as zeros.
+    Sparse(Box<[Extent]>),
+}
+
+/// One piece of a sparse file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Where it begins in the file.
+    pub file_offset: u64,
+    /// Where it begins in the stream.
+    pub stream_offset: u64,
+    /// Its bytes; never zero.
+    pub length: u64,
 }
 
 /// The entries of the layer `digest`, in the order in which it holds them.

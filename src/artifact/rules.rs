@@ -112,11 +112,12 @@ fn file(layer: &Descriptor, rule: &Rule, name: Name<'_>, place: Place) -> Result
     let metadata = FileMetadata::of(layer, &mut warnings);
     let entry = Entry {
         path,
-        kind: EntryKind::File { size: layer.size },
+        kind: EntryKind::whole_stream(layer.size),
         mode: metadata.mode,
         uid: metadata.uid,
         gid: metadata.gid,
         mtime: metadata.mtime,
+        xattrs: Box::default(),
     };
     Ok(ArtifactLayer {
         descriptor: layer.clone(),

@@ -45,3 +45,26 @@ pub const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 /// Frames of a zstd seek table. At 12 bytes for each, the table is then 48 MiB.
 pub const ZSTD_SEEK_FRAMES_MAX: u32 = 1 << 22;
+
+/// Entries of one archive. The largest images hold about a million.
+pub const ARCHIVE_ENTRIES_MAX: u64 = 2 << 20;
+
+/// Bytes of memory that the entries of one archive take together: the largest number of entries with paths of
+/// seventy bytes, or a million with the longest of real images, and room to work beside them in 512 MiB.
+pub const ARCHIVE_METADATA_BYTES_MAX: u64 = 384 << 20;
+
+/// Bytes of all extended headers of one archive entry (PAX records, GNU long names). An entry with the longest
+/// path, the longest link target and several of the largest extended attributes stays below it.
+pub const ARCHIVE_EXTENSION_BYTES_MAX: u64 = 1 << 20;
+
+/// Pieces of one sparse file: a file of 64 GiB of which every other 32 KiB is a hole.
+pub const SPARSE_EXTENTS_MAX: usize = 1 << 20;
+
+/// Bytes of an extended attribute's name: the kernel's `XATTR_NAME_MAX`.
+pub const XATTR_NAME_BYTES_MAX: usize = 255;
+
+/// Bytes of an extended attribute's value: the kernel's `XATTR_SIZE_MAX`.
+pub const XATTR_VALUE_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of the names of one file's extended attributes, a NUL after each: the kernel's `XATTR_LIST_MAX`.
+pub const XATTR_LIST_BYTES_MAX: usize = 64 << 10;

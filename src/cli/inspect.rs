@@ -171,7 +171,13 @@ pub(super) async fn tree(global: &GlobalArgs, arguments: &TreeArgs) -> Result<()
 fn tree_line(entry: &Entry, width: usize) -> String {
     let arrow = match &entry.kind {
         EntryKind::Symlink { target } => format!(" -> {}", printable(&String::from_utf8_lossy(target))),
-        EntryKind::File { .. } | EntryKind::Directory => String::new(),
+        // As `tar -tv` says it.
+        EntryKind::HardLink { target } => format!(" link to {}", printable(&String::from_utf8_lossy(target))),
+        EntryKind::File { .. }
+        | EntryKind::Directory
+        | EntryKind::CharDevice { .. }
+        | EntryKind::BlockDevice { .. }
+        | EntryKind::Fifo => String::new(),
     };
     format!(
         "{} {:>width$} {} {}{arrow}\n",
@@ -188,6 +194,10 @@ fn mode_text(entry: &Entry) -> String {
         EntryKind::File { .. } => '-',
         EntryKind::Directory => 'd',
         EntryKind::Symlink { .. } => 'l',
+        EntryKind::HardLink { .. } => 'h',
+        EntryKind::CharDevice { .. } => 'c',
+        EntryKind::BlockDevice { .. } => 'b',
+        EntryKind::Fifo => 'p',
     };
     let mode = entry.mode;
     let mut text = String::from(kind);
@@ -225,12 +235,13 @@ mod tests {
             uid: 0,
             gid: 0,
             mtime: Timestamp { seconds: 1_700_000_000, nanoseconds: 5 },
+            xattrs: Box::default(),
         }
     }
 
     #[test]
     fn lines_look_like_those_of_ls() {
-        let file = entry(EntryKind::File { size: 42 }, 0o644);
+        let file = entry(EntryKind::whole_stream(42), 0o644);
         assert_eq!(tree_line(&file, 4), "-rw-r--r--   42 2023-11-14 22:13 a/b\n");
         let link = entry(EntryKind::Symlink { target: (*b"x").into() }, 0o777);
         assert_eq!(tree_line(&link, 1), "lrwxrwxrwx 1 2023-11-14 22:13 a/b -> x\n");

@@ -39,9 +39,13 @@ pub(super) async fn open(reference: &str, arguments: &SourceArgs) -> Result<Open
 #[must_use]
 pub(super) fn entry_bytes(entry: &Entry) -> u64 {
     match &entry.kind {
-        EntryKind::File { size } => *size,
+        EntryKind::File { size, .. } => *size,
         EntryKind::Symlink { target } => target.len() as u64,
-        EntryKind::Directory => 0,
+        EntryKind::Directory
+        | EntryKind::HardLink { .. }
+        | EntryKind::CharDevice { .. }
+        | EntryKind::BlockDevice { .. }
+        | EntryKind::Fifo => 0,
     }
 }
 
@@ -104,7 +108,7 @@ pub(super) fn file<'a>(artifact: &'a Artifact, path: &str) -> Result<(&'a Artifa
     let wanted = parse(path)?;
     let found = below(artifact, path)?;
     match found.iter().find(|(_, entry)| entry.path == wanted) {
-        Some((layer, Entry { kind: EntryKind::File { size }, .. })) => Ok((layer, *size)),
+        Some((layer, Entry { kind: EntryKind::File { size, .. }, .. })) => Ok((layer, *size)),
         _ => Err(Error::new(
             ErrorKind::Unsupported,
             format!("{path:?} in {} is no file; what it holds: refmount tree", artifact.reference),

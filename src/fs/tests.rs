@@ -93,14 +93,21 @@ fn memory(cold: &[usize]) -> Memory {
 
 fn filesystem(content: Memory, subpath: Option<&str>) -> (Filesystem, Arc<Memory>) {
     let mtime = Timestamp { seconds: 12, nanoseconds: 34 };
-    let entry =
-        |path: &str, kind| Entry { path: path.parse().unwrap(), kind, mode: 0o644, uid: 1, gid: 2, mtime };
+    let entry = |path: &str, kind| Entry {
+        path: path.parse().unwrap(),
+        kind,
+        mode: 0o644,
+        uid: 1,
+        gid: 2,
+        mtime,
+        xattrs: Box::default(),
+    };
     let mut layers: Vec<LayerEntries> = ["dir/hello", "dir/sevens", "empty"]
         .iter()
         .zip(&content.files)
         .map(|(path, (digest, bytes))| LayerEntries {
             digest: digest.clone(),
-            entries: vec![entry(path, EntryKind::File { size: bytes.len() as u64 })],
+            entries: vec![entry(path, EntryKind::whole_stream(bytes.len() as u64))],
         })
         .collect();
     layers[2].entries.push(entry("link", EntryKind::Symlink { target: b"dir/hello".as_slice().into() }));

@@ -1,7 +1,7 @@
 //! From sorted paths to the inode table, in one pass.
 
 use crate::base::{Error, ErrorKind, Result};
-use crate::layer::{EntryKind, LayerEntries, Timestamp};
+use crate::layer::{EntryKind, Extents, LayerEntries, Timestamp};
 
 use super::merge::Placed;
 use super::{Inode, InodeKind, Node, Tree};
@@ -71,7 +71,7 @@ impl Table {
             match end {
                 Some(end) => self.push(parent, &path[start..end], implied_directory(), end)?,
                 None => {
-                    self.push(parent, &path[start..], inode_of(placed), path.len())?;
+                    self.push(parent, &path[start..], inode_of(layers, placed)?, path.len())?;
                     self.previous.clear();
                     self.previous.extend_from_slice(path);
                     return Ok(());
@@ -148,14 +148,30 @@ fn implied_directory() -> Inode {
     Inode { kind: InodeKind::Directory, mode: 0o755, uid: 0, gid: 0, mtime: Timestamp::default(), nlink: 2 }
 }
 
-fn inode_of(placed: &Placed<'_>) -> Inode {
+fn inode_of(layers: &[LayerEntries], placed: &Placed<'_>) -> Result<Inode> {
     let entry = placed.entry;
     let (kind, nlink) = match &entry.kind {
-        EntryKind::File { size } => (InodeKind::File { layer: placed.layer, size: *size }, 1),
+        // A file's offsets are read as its stream's, which holds for a file that begins with its stream.
+        EntryKind::File { size, extents: Extents::Contiguous { stream_offset: 0 } } => {
+            (InodeKind::File { layer: placed.layer, size: *size }, 1)
+        }
         EntryKind::Directory => (InodeKind::Directory, 2),
         EntryKind::Symlink { target } => (InodeKind::Symlink { target: target.clone() }, 1),
+        EntryKind::File { .. }
+        | EntryKind::HardLink { .. }
+        | EntryKind::CharDevice { .. }
+        | EntryKind::BlockDevice { .. }
+        | EntryKind::Fifo => return Err(not_of_a_raw_layer(layers, placed)),
     };
-    Inode { kind, mode: entry.mode & 0o7777, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, nlink }
+    Ok(Inode { kind, mode: entry.mode & 0o7777, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, nlink })
+}
+
+fn not_of_a_raw_layer(layers: &[LayerEntries], placed: &Placed<'_>) -> Error {
+    let text = format!(
+        "layer {}: the entry {:?} is of a kind that only archives hold, and these are not served yet",
+        layers[placed.layer].digest, placed.entry.path,
+    );
+    Error::new(ErrorKind::Unsupported, text)
 }
 
 fn too_many() -> Error {

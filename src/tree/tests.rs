@@ -6,11 +6,11 @@ use crate::layer::{Entry, EntryKind};
 
 fn entry(path: &str, kind: EntryKind) -> Entry {
     let mtime = Timestamp { seconds: 7, nanoseconds: 5 };
-    Entry { path: path.parse().unwrap(), kind, mode: 0o640, uid: 1, gid: 2, mtime }
+    Entry { path: path.parse().unwrap(), kind, mode: 0o640, uid: 1, gid: 2, mtime, xattrs: Box::default() }
 }
 
 fn file(path: &str, size: u64) -> Entry {
-    entry(path, EntryKind::File { size })
+    entry(path, EntryKind::whole_stream(size))
 }
 
 fn link(path: &str, target: &str) -> Entry {

@@ -101,8 +101,15 @@ pub(super) fn filesystem(options: Options<'_>) -> (Arc<Filesystem>, Arc<MemoryCo
     ];
     let content = Arc::new(MemoryContent::new(&files));
     let mtime = Timestamp { seconds: 1_700_000_000, nanoseconds: 123_456_789 };
-    let entry =
-        |path: &str, kind| Entry { path: path.parse().unwrap(), kind, mode: 0o644, uid: 0, gid: 0, mtime };
+    let entry = |path: &str, kind| Entry {
+        path: path.parse().unwrap(),
+        kind,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime,
+        xattrs: Box::default(),
+    };
     let link =
         |path: &str, target: &str| entry(path, EntryKind::Symlink { target: target.as_bytes().into() });
     let mut layers: Vec<LayerEntries> = PATHS
@@ -111,7 +118,7 @@ pub(super) fn filesystem(options: Options<'_>) -> (Arc<Filesystem>, Arc<MemoryCo
         .zip(&content.layers)
         .map(|((path, bytes), layer)| LayerEntries {
             digest: layer.digest.clone(),
-            entries: vec![entry(path, EntryKind::File { size: bytes.len() as u64 })],
+            entries: vec![entry(path, EntryKind::whole_stream(bytes.len() as u64))],
         })
         .collect();
     layers[0].entries.push(link("model/config.json", "../config.json"));

@@ -26,8 +26,6 @@ mod member;
 mod number;
 mod pax;
 mod sparse;
-#[cfg(test)]
-mod tests;
 
 /// Bytes of a block; everything in an archive begins at a multiple of it.
 pub const BLOCK_BYTES: u64 = HEADER_SIZE as u64;

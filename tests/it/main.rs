@@ -13,4 +13,5 @@ mod owner;
 mod platforms;
 mod registry;
 mod support;
+mod tar;
 mod workplace;

@@ -17,7 +17,7 @@ use self::header::{Block, HeaderBlock};
 use self::member::{Member, Step};
 use self::pax::{Owner, PaxHeader};
 use super::{Entry, Timestamp, Xattr};
-use crate::base::limits::{ARCHIVE_EXTENSION_BYTES_MAX, BLOB_BYTES_MAX};
+use crate::base::limits::{ARCHIVE_EXTENSION_BYTES_MAX, BLOB_BYTES_MAX, PATH_BYTES_MAX};
 use crate::base::{Error, ErrorKind, RelPath, Result};
 
 mod budget;
@@ -29,6 +29,9 @@ mod sparse;
 
 /// Bytes of a block; everything in an archive begins at a multiple of it.
 pub const BLOCK_BYTES: u64 = HEADER_SIZE as u64;
+
+/// Bytes of a name that an error shows: enough to find the entry, and a line at most.
+const SHOWN_BYTES_MAX: usize = 200;
 
 /// What one archive entry came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -395,7 +398,9 @@ impl TarReader {
         let (name, offset) = &self.current;
         let entry = match name.as_slice() {
             [] => String::new(),
-            name => format!("tar entry {:?} ", String::from_utf8_lossy(&name[..name.len().min(4096)])),
+            name => {
+                format!("tar entry {:?} ", String::from_utf8_lossy(&name[..name.len().min(SHOWN_BYTES_MAX)]))
+            }
         };
         error.context(format!("{entry}at stream offset {offset}"))
     }
@@ -418,5 +423,8 @@ fn path_of(name: &[u8]) -> Result<Option<RelPath>> {
     let is_root = !name.is_empty()
         && !name.starts_with(b"/")
         && name.split(|byte| *byte == b'/').all(|component| matches!(component, b"" | b"."));
+    if name.len() > PATH_BYTES_MAX {
+        return Err(invalid(format!("its name is longer than {PATH_BYTES_MAX} bytes (PATH_BYTES_MAX)")));
+    }
     if is_root { Ok(None) } else { RelPath::parse(name).map(Some) }
 }

@@ -27,7 +27,6 @@ fn read(archive: &[u8], piece: usize) -> Result<(Vec<TarItem>, TarEnd)> {
 }
 
 /// One entry, flat, as other readers show it.
-#[derive(Debug)]
 struct Shown<'a> {
     letter: char,
     name: String,
@@ -42,6 +41,13 @@ struct Shown<'a> {
     /// Of a file.
     content: Option<Vec<u8>>,
     kind: Option<&'a EntryKind>,
+}
+
+impl std::fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { letter, name, size, mode, uid, gid, mtime, target, device, kind, .. } = self;
+        write!(f, "{letter} {name:?} {size} {mode:o} {uid} {gid} {mtime:?} {target:?} {device:?} {kind:?}")
+    }
 }
 
 fn show<'a>(archive: &[u8], item: &'a TarItem) -> Shown<'a> {

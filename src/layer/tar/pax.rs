@@ -346,7 +346,7 @@ mod tests {
                 records.iter().flat_map(|(key, value)| record(&format!("GNU.sparse.{key}"), value)).collect();
             PaxHeader::parse(&body)?.sparse.form()
         };
-        let mapped = form(&[("size", "9"), ("numblocks", "2"), ("map", "0,1,8,1")]).unwrap();
+        let mapped = form(&[("size", "9"), ("numblocks", "2"), ("map", "0,512,800,1")]).unwrap();
         assert!(matches!(mapped, SparseForm::Mapped { file_bytes: 9, .. }));
         let one = [("major", "1"), ("minor", "0"), ("name", "x"), ("realsize", "9")];
         assert!(matches!(form(&one).unwrap(), SparseForm::MapInBody { file_bytes: 9 }));
@@ -355,9 +355,10 @@ mod tests {
             &[("major", "1"), ("realsize", "9")],
             &[("major", "1"), ("minor", "1"), ("realsize", "9")],
             &[("major", "1"), ("minor", "0"), ("realsize", "9"), ("map", "0,1"), ("numblocks", "1")],
-            &[("size", "9"), ("numblocks", "3"), ("map", "0,1,8,1")],
+            &[("size", "9"), ("numblocks", "3"), ("map", "0,512,800,1")],
             &[("size", "9"), ("numblocks", "1"), ("map", "0,1,8")],
-            &[("size", "9"), ("numblocks", "2"), ("map", "8,1,0,1")],
+            &[("size", "9"), ("numblocks", "2"), ("map", "800,512,0,1")],
+            &[("size", "9"), ("numblocks", "2"), ("map", "0,1,8,1")],
             &[("size", "9"), ("map", "0,1")],
             &[("size", "9"), ("numblocks", "1"), ("map", "0,1"), ("offset", "0"), ("numbytes", "1")],
             &[("size", "9"), ("numblocks", "1"), ("offset", "0")],

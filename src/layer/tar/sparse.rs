@@ -2,8 +2,10 @@
 //!
 //! Every form comes down to pairs of file offset and length, in the file's order, whose bytes follow one another in
 //! the stream. A map that is out of order, overlaps, or does not account for exactly the bytes that are stored
-//! is refused, because readers disagree on what it means.
+//! is refused, because readers disagree on what it means. So is one whose pieces, but for the last, are no whole
+//! blocks.
 
+use super::BLOCK_BYTES;
 use super::header::{fits, in_field};
 use super::number::decimal;
 use crate::base::limits::SPARSE_EXTENTS_MAX;
@@ -43,6 +45,12 @@ impl SparseMap {
         }
         if file_offset < self.end {
             return Err(invalid(format!("the sparse map goes back from {} to {file_offset}", self.end)));
+        }
+        // GNU tar begins each piece in a block of its own, others right after the one before it.
+        if length > 0 && !self.stored.is_multiple_of(BLOCK_BYTES) {
+            return Err(invalid(
+                "a piece of a sparse file that is not the last one does not fill its blocks",
+            ));
         }
         let overflow = || invalid(format!("a piece of {length} bytes at {file_offset} has no end"));
         let end = file_offset.checked_add(length).ok_or_else(overflow)?;

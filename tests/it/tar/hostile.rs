@@ -66,7 +66,7 @@ fn names_that_lead_out_are_served() {
         ),
     ]);
     assert!(messages[1].starts_with("tar entry \"/etc/passwd\" at stream offset 0: "), "{messages:?}");
-    assert!(messages[2].contains("at stream offset 2048: "), "{messages:?}");
+    assert!(messages[2].contains("at stream offset 6144: "), "{messages:?}");
 }
 
 #[test]
@@ -215,8 +215,9 @@ fn a_sparse_map_that_does_not_fit_gives_wrong_bytes() {
     };
     let many = format!("{}\n{}", SPARSE_EXTENTS_MAX + 1, "0\n0\n".repeat(SPARSE_EXTENTS_MAX + 1));
     refused(&[
-        ("overlap", old(&[(0, 10), (5, 10)], 100, 20)),
-        ("backwards", old(&[(50, 10), (0, 10)], 100, 20)),
+        ("overlap", old(&[(0, 512), (5, 10)], 1000, 522)),
+        ("half a block in the middle", old(&[(0, 10), (20, 10)], 100, 20)),
+        ("backwards", old(&[(600, 512), (0, 10)], 2000, 522)),
         ("beyond the file", old(&[(95, 10)], 100, 10)),
         ("less than is stored", old(&[(0, 10)], 100, 20)),
         ("more than is stored", old(&[(0, 10)], 100, 5)),

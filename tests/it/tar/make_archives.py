@@ -66,7 +66,7 @@ def make_tree():
         if index == 0:
             os.setxattr(path, "user.empty", b"")
         os.setxattr(path, "user." + name(5).replace("\n", "_"), rng.randbytes(rng.choice([1, 40, 3000])))
-    hole, block = 1 << 16, 4096
+    hole, block = 1 << 14, 4096
     many = [(i * hole, block) for i in range(60)]
     maps = {
         "head": ([(0, block)], 20 * hole),

@@ -66,7 +66,8 @@ def listed_by_gnu(archive):
             continue
         kind, mode, uid, gid, size, mtime, path, target = match.groups()
         entries.append({
-            "kind": text(kind), "mode": bits(mode), "uid": int(uid), "gid": int(gid), "size": text(size),
+            # A contiguous file is a file.
+            "kind": text(kind).replace("C", "-"), "mode": bits(mode), "uid": int(uid), "gid": int(gid), "size": text(size),
             "mtime": seconds(mtime), "name": unquote(path), "target": None if target is None else unquote(target),
         })
     return run.returncode, text(run.stderr), entries

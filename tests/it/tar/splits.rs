@@ -7,7 +7,7 @@ use super::archive::{Block, LINK, archive, entry, file, pax};
 use super::read;
 
 /// An archive with something of everything.
-fn sample() -> Vec<u8> {
+pub(super) fn sample() -> Vec<u8> {
     let long = "long/".repeat(40) + "name";
     let sparse_records = [
         ("GNU.sparse.major", "1"),
@@ -15,13 +15,14 @@ fn sample() -> Vec<u8> {
         ("GNU.sparse.realsize", "5000"),
         ("GNU.sparse.name", "s"),
     ];
-    let mut sparse = b"2\n0\n10\n4000\n20\n".to_vec();
-    sparse.resize(512 + 30, 1);
-    let old = Block::new("o", b'S', 40).gnu().put(483, b"00000010000").put(482, &[1]);
-    let piece = |index: u64| format!("{:011o}\0{:011o}\0", index * 100, 10).into_bytes();
+    let mut sparse = b"2\n0\n512\n4000\n20\n".to_vec();
+    sparse.resize(512, 0);
+    sparse.resize(512 + 532, 1);
+    let old = Block::new("o", b'S', 2048).gnu().put(483, b"00000010000").put(482, &[1]);
+    let piece = |index: u64| format!("{:011o}\0{:011o}\0", index * 1000, 512).into_bytes();
     let old = (0..4).fold(old, |block, index| block.put(386 + 24 * index, &piece(index as u64)));
     let mut old_body = vec![0; 512];
-    old_body.extend_from_slice(&[3; 40]);
+    old_body.extend_from_slice(&[3; 2048]);
     archive(&[
         entry(Block::new("./", b'5', 0), b""),
         file("a", &[1; 700]),
@@ -69,6 +70,14 @@ fn seal(bytes: &mut [u8], block: usize) {
     header[148..156].fill(b' ');
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}
+
+/// Corrects the checksum of block `block` if it is a header in `original`.
+pub(super) fn seal_if_header(bytes: &mut [u8], original: &[u8], block: usize) {
+    let is_header = original[block * 512 + 257..].starts_with(b"ustar");
+    if is_header {
+        seal(bytes, block);
+    }
 }
 
 #[test]

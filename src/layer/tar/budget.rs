@@ -71,3 +71,29 @@ fn of_kind(kind: &EntryKind) -> u64 {
 fn allocated(bytes: usize) -> u64 {
     if bytes == 0 { 0 } else { bytes as u64 + ALLOCATION_BYTES }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::Timestamp;
+    use crate::layer::tar::RootAttributes;
+
+    #[test]
+    fn an_archive_without_end_fills_the_memory() {
+        let xattr = Xattr { name: b"user.a".as_slice().into(), value: vec![0; 64 << 10].into() };
+        let root = |xattrs: Box<[Xattr]>| {
+            TarItem::Root(RootAttributes { mode: 0, uid: 0, gid: 0, mtime: Timestamp::default(), xattrs })
+        };
+        let count_until_refused = |item: &TarItem| {
+            let mut budget = Budget::default();
+            let accepted = (0_u64..).take_while(|_| budget.charge(item).is_ok()).count() as u64;
+            (accepted, budget.charge(item).unwrap_err().to_string())
+        };
+        let (entries, message) = count_until_refused(&root(Box::default()));
+        assert!(entries <= ARCHIVE_ENTRIES_MAX && message.contains("ARCHIVE_"), "{entries}: {message}");
+        assert!(entries > 1_000_000, "{entries}");
+        let (large, message) = count_until_refused(&root([xattr].into()));
+        assert!(large <= ARCHIVE_METADATA_BYTES_MAX / (64 << 10), "{large}");
+        assert!(message.contains("ARCHIVE_METADATA_BYTES_MAX"), "{message}");
+    }
+}

@@ -225,7 +225,7 @@ fn a_sparse_map_that_does_not_fit_gives_wrong_bytes() {
         (
             "gap in the map",
             archive(&[entry(
-                old_sparse(&[(0, 1)], 9, 1).put(SPARSE + 48, b"00000000001\000000000001"),
+                old_sparse(&[(0, 1)], 9, 1).put(SPARSE + 48, b"00000000001\x0000000000001"),
                 b"1",
             )]),
         ),

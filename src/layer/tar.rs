@@ -299,7 +299,13 @@ impl TarReader {
             State::Extension { kind, left } => {
                 let bytes = left.min(BLOCK_BYTES);
                 // Not more than a block.
-                self.pending.body.extend_from_slice(&block[..bytes as usize]);
+                let (body, padding) = block.split_at(bytes as usize);
+                self.pending.body.extend_from_slice(body);
+                let is_name = matches!(kind, ExtensionKind::LongName | ExtensionKind::LongLink);
+                // GNU tar reads on to the first NUL, others to the size.
+                if is_name && body.last() != Some(&0) && padding.first().is_some_and(|byte| *byte != 0) {
+                    return Err(invalid("a long name goes on after its end"));
+                }
                 self.continue_extension(kind, left - bytes)?;
                 Ok(None)
             }

@@ -88,7 +88,9 @@ impl Member {
         let form = sparse.form()?;
         let (kind, stored) = match header.entry_type() {
             EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse => {
-                let stored = pax.size.map_or_else(|| header.size(), Ok)?;
+                // A malformed field is refused also where another value counts: other readers go by it first.
+                let in_header = header.size()?;
+                let stored = pax.size.unwrap_or(in_header);
                 // The oldest dialect has no directories, only files whose name ends in a slash.
                 if name.ends_with(b"/") && matches!((stored, &form), (0, SparseForm::Dense)) {
                     is_directory = true;
@@ -110,9 +112,9 @@ impl Member {
             path,
             kind,
             mode: header.mode()?,
-            uid: owner.uid.map_or_else(|| header.uid(), Ok)?,
-            gid: owner.gid.map_or_else(|| header.gid(), Ok)?,
-            mtime: owner.mtime.map_or_else(|| header.mtime(), Ok)?,
+            uid: owner.uid.unwrap_or(header.uid()?),
+            gid: owner.gid.unwrap_or(header.gid()?),
+            mtime: owner.mtime.unwrap_or(header.mtime()?),
             xattrs: pax.xattrs.into(),
             stored,
         };
@@ -220,11 +222,8 @@ fn end_of_descriptors(has_ended: bool, has_more: bool) -> Result<()> {
 /// Whether readers look for the next header right after this one differs for entries that are no files, except
 /// where there is nothing in between. All agree that the size in the header of a hard link is that of the file.
 fn check_bodiless(header: HeaderBlock<'_>, pax_size: Option<u64>, form: &SparseForm) -> Result<()> {
-    let size = match pax_size {
-        Some(size) => size,
-        None if header.entry_type() == EntryType::Link => 0,
-        None => header.size()?,
-    };
+    let in_header = if header.entry_type() == EntryType::Link { 0 } else { header.size()? };
+    let size = pax_size.unwrap_or(in_header);
     if size != 0 {
         return Err(invalid(format!("it is no file and has a size, {size}")));
     }

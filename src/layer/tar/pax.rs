@@ -92,6 +92,10 @@ impl PaxHeader {
     }
 
     fn take(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        // GNU tar ends keys at NUL, with the records after them, and steps over white space before them.
+        if matches!(key.first(), None | Some(b' ' | b'\t')) || key.contains(&0) {
+            return Err(invalid("the key is empty, begins with white space or contains NUL"));
+        }
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
             self.xattrs.push(xattr(name, value)?);
             return Ok(());
@@ -320,6 +324,9 @@ mod tests {
             "8 path=a\n",
             "09 path=a\n",
             "9 path=a ",
+            "10  path=a\n",
+            "9 pa\0h=a\n",
+            "5 =a\n",
             "9 pathxa\n",
             "9 path=a\njunk",
             "9 path=a\n\0\0\0",

@@ -51,11 +51,13 @@ fn names_that_lead_out_are_served() {
             refused(&[("header", archive(&[file(name, b"")]))]);
         }
     }
+    let endless = entry(Block::new("L", b'L', 3).gnu(), b"abcd");
     let nul = entry(Block::new("L", b'L', 3).gnu(), b"a\0b");
     let prefix = Block::new("passwd", b'0', 0).put(PREFIX, b"/etc");
     let deep = "d/".repeat(2049);
     let messages = refused(&[
         ("NUL", archive(&[nul, file("x", b"")])),
+        ("name beyond its end", archive(&[endless, file("x", b"")])),
         ("prefix", archive(&[entry(prefix, b"")])),
         ("deep", archive(&[file("first", b"1"), pax(b'x', &[("path", &deep)]), file("x", b"")])),
         ("root that is a file", archive(&[file(".", b"1")])),
@@ -65,8 +67,8 @@ fn names_that_lead_out_are_served() {
             archive(&[entry(Block::new("a/", b'2', 0).put(LINK, b"x"), b"")]),
         ),
     ]);
-    assert!(messages[1].starts_with("tar entry \"/etc/passwd\" at stream offset 0: "), "{messages:?}");
-    assert!(messages[2].contains("at stream offset 6144: "), "{messages:?}");
+    assert!(messages[2].starts_with("tar entry \"/etc/passwd\" at stream offset 0: "), "{messages:?}");
+    assert!(messages[3].contains("at stream offset 6144: "), "{messages:?}");
 }
 
 #[test]
@@ -98,6 +100,10 @@ fn sizes_and_offsets_that_overflow_wrap_around() {
         ("time beyond 64 bits", with(MTIME, &wide(0x80, [0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]))),
         ("size in PAX", archive(&[pax(b'x', &[("size", "9223372036854775807")]), file("a", b"")])),
         ("negative size in PAX", archive(&[pax(b'x', &[("size", "-1")]), file("a", b"")])),
+        (
+            "malformed size beside one in PAX",
+            archive(&[pax(b'x', &[("size", "0")]), entry(Block::new("a", b'0', 0).put(SIZE, b"8"), b"")]),
+        ),
         ("owner in PAX", archive(&[pax(b'x', &[("uid", "4294967296")]), file("a", b"")])),
         ("huge extension", archive(&[entry(Block::new("p", b'x', 1 << 33), b"")])),
         ("huge long name", archive(&[entry(Block::new("p", b'L', ARCHIVE_EXTENSION_BYTES_MAX + 1), b"")])),

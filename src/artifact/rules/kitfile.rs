@@ -41,11 +41,12 @@ pub(super) fn layer(
     }
     let entry = Entry {
         path,
-        kind: EntryKind::File { size: config.size },
+        kind: EntryKind::whole_stream(config.size),
         mode: 0o644,
         uid: 0,
         gid: 0,
         mtime: Timestamp::default(),
+        xattrs: Box::default(),
     };
     Ok(Some(ArtifactLayer {
         descriptor: config.clone(),

@@ -125,7 +125,7 @@ fn kitops_with_its_kitfile() {
     assert_taken(manifest, &[("kitfile", "Kitfile"), ("kitops", "model.onnx"), ("kitops", "docs/README.md")]);
     let kitfile = &apply_to(manifest).unwrap().layers[0];
     assert_eq!(kitfile.descriptor.digest, digest("config"), "checked against its own digest");
-    assert_eq!(kitfile.entries.entries[0].kind, EntryKind::File { size: 321 });
+    assert_eq!(kitfile.entries.entries[0].kind, EntryKind::whole_stream(321));
 
     let own = manifest.replace("model.onnx", "Kitfile");
     assert_eq!(taken(&own)[0], ("kitops", "Kitfile".into()));

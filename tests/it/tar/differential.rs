@@ -45,9 +45,7 @@ pub(super) fn archives_in(directory: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn other_readers_of_the_same_archive_see_another_tree() {
-    let seed =
-        std::env::var("REFMOUNT_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    println!("REFMOUNT_TEST_SEED={seed}");
+    let seed = super::seed();
     let directory = tempfile::tempdir().unwrap();
     run("make_archives.py", &[directory.path()], Some(seed));
     let archives = archives_in(directory.path());

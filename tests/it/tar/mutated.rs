@@ -14,9 +14,7 @@ const ATTEMPTS: usize = 20_000;
 
 #[test]
 fn an_accepted_archive_is_another_one_to_gnu_tar() {
-    let seed =
-        std::env::var("REFMOUNT_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    println!("REFMOUNT_TEST_SEED={seed}");
+    let seed = super::seed();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let original = splits::sample();
     let (unchanged, _) = read(&original, usize::MAX).unwrap();

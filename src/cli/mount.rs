@@ -80,10 +80,10 @@ async fn in_foreground(
     }
 }
 
-/// Mounts as the owner, and serves until the last mount is gone.
+/// Mounts as the owner, and serves until the last mount is gone, also those that others hand over.
 async fn own(owner: Owner, request: &MountRequest) -> Result<(), Failure> {
     let mounts = std::sync::Arc::clone(owner.mounts());
-    let request = request.clone();
+    let (request, target) = (request.clone(), request.target.clone());
     let mounting = async move {
         let answer = mounts.mount(request).await.inspect_err(|_| {
             // Without a grace, unless another request has been taken meanwhile.
@@ -94,7 +94,7 @@ async fn own(owner: Owner, request: &MountRequest) -> Result<(), Failure> {
             Answer::Ending => Err(Error::new(ErrorKind::Unavailable, "ended before it was mounted").into()),
         }
     };
-    let (mut mounting, mut serving) = (pin!(mounting), pin!(owner.run()));
+    let (mut mounting, mut serving) = (pin!(mounting), pin!(owner.run_for(&target, say_left)));
     let mut mounted = None;
     loop {
         tokio::select! {
@@ -104,6 +104,20 @@ async fn own(owner: Owner, request: &MountRequest) -> Result<(), Failure> {
         }
     }
     mounted.unwrap_or_else(|| Err(Error::new(ErrorKind::Unavailable, "ended before it was mounted").into()))
+}
+
+/// Says why this process does not end yet, after a signal.
+fn say_left(mounts: &[PathBuf]) {
+    if mounts.is_empty() {
+        return;
+    }
+    let shown: Vec<String> =
+        mounts.iter().map(|target| output::printable(&target.display().to_string())).collect();
+    say(&format!(
+        "this process also serves other mounts, and goes on until they are unmounted: {}; a second signal \
+         unmounts them too",
+        shown.join(", ")
+    ));
 }
 
 /// Waits for the end of a mount that another process serves; unmounts it on a signal.

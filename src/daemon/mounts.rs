@@ -113,6 +113,11 @@ impl State {
     fn count(&self) -> usize {
         self.slots.len() + self.lingering.len()
     }
+
+    fn others_than(&self, target: &Path) -> impl Iterator<Item = &PathBuf> {
+        let targets = self.slots.values().chain(self.lingering.values()).map(|slot| &slot.request.target);
+        targets.filter(move |other| *other != target)
+    }
 }
 
 impl std::fmt::Debug for Mounts {
@@ -279,6 +284,23 @@ impl Mounts {
         state.closed
     }
 
+    /// Takes no more mounts from now on, if there are none but the one on `target`; says whether that is so.
+    pub fn close_if_none_but(&self, target: &Path) -> bool {
+        let mut state = self.state();
+        let is_alone = state.others_than(target).next().is_none();
+        state.closed |= is_alone;
+        state.closed
+    }
+
+    /// The mount points of all mounts but the one on `target`, also of mounts that linger.
+    #[must_use]
+    pub fn others_than(&self, target: &Path) -> Vec<PathBuf> {
+        let mut others: Vec<PathBuf> = self.state().others_than(target).cloned().collect();
+        others.sort();
+        others.dedup();
+        others
+    }
+
     /// Whether no more mounts are taken.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -343,7 +365,7 @@ impl Life {
             state.slots.remove(&self.target);
         }
         if is_there || lingered {
-            self.mounts.count.send_replace(state.slots.len());
+            self.mounts.count.send_replace(state.count());
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! An owner without mounts waits a grace before it ends, and ends only if none came meanwhile: whoever asks
 //! after that moment is told to ask the next owner, and nobody is told that after having been served. Told to end
-//! (SIGTERM, SIGINT), it unmounts everything and is gone within [`EXIT_LIMIT`].
+//! (SIGTERM, SIGINT), it unmounts everything and is gone within [`EXIT_LIMIT`]; one that a single mount was the reason
+//! for unmounts that one first, and everything only when told again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::base::{Result, ResultExt as _};
+use crate::base::{ErrorKind, Result, ResultExt as _};
 use crate::cache::{Cache, CacheSettings};
 use crate::fetch::Fetcher;
 use crate::fuse;
@@ -155,15 +156,53 @@ impl Owner {
     /// Serves until the last mount is gone or a signal comes, and ends.
     pub async fn run(mut self) {
         let sync = tokio::spawn(sync_now_and_then(Arc::clone(&self.cache)));
-        tokio::select! {
-            () = without_mounts(&self.mounts) => tracing::info!("no mounts are left"),
-            name = self.signals.any() => {
-                tracing::info!("ending on {name}");
-                self.mounts.close(UNMOUNT_LIMIT).await;
-            }
+        if self.is_signalled(FIRST_MOUNT_GRACE).await {
+            self.mounts.close(UNMOUNT_LIMIT).await;
         }
         sync.abort();
         self.end().await;
+    }
+
+    /// As [`Self::run`], for a process that was started for the mount on `target` alone: the first signal unmounts
+    /// that one and leaves those that others have handed over, of which `tell_left` is told. The second one
+    /// unmounts everything.
+    pub async fn run_for(mut self, target: &Path, tell_left: impl FnOnce(&[PathBuf])) {
+        let sync = tokio::spawn(sync_now_and_then(Arc::clone(&self.cache)));
+        if self.is_signalled(FIRST_MOUNT_GRACE).await
+            && (self.mounts.close_if_none_but(target) || self.is_signalled_again(target, tell_left).await)
+        {
+            self.mounts.close(UNMOUNT_LIMIT).await;
+        }
+        sync.abort();
+        self.end().await;
+    }
+
+    /// Unmounts `target` alone and serves on; says whether another signal came before the last mount was gone.
+    async fn is_signalled_again(&mut self, target: &Path, tell_left: impl FnOnce(&[PathBuf])) -> bool {
+        match timeout(UNMOUNT_LIMIT, self.mounts.unmount(target)).await {
+            Ok(Ok(())) => {}
+            // Unmounted by others already.
+            Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {}
+            Ok(Err(error)) => tracing::warn!("cannot unmount {}: {}", target.display(), error.chain()),
+            Err(_) => tracing::warn!("{} was not unmounted in time", target.display()),
+        }
+        tell_left(&self.mounts.others_than(target));
+        self.is_signalled(LAST_MOUNT_GRACE).await
+    }
+
+    /// Waits for the end of the last mount or for a signal; says whether it was a signal. Without mounts, the first
+    /// one may come within `grace`.
+    async fn is_signalled(&mut self, grace: Duration) -> bool {
+        tokio::select! {
+            () = without_mounts(&self.mounts, grace) => {
+                tracing::info!("no mounts are left");
+                false
+            }
+            name = self.signals.any() => {
+                tracing::info!("told to end by {name}");
+                true
+            }
+        }
     }
 
     async fn end(self) {
@@ -195,9 +234,8 @@ fn raise_descriptor_limit() {
 }
 
 /// Returns once there have been no mounts for as long as the grace, and no more are taken.
-async fn without_mounts(mounts: &Mounts) {
+async fn without_mounts(mounts: &Mounts, mut grace: Duration) {
     let mut count = mounts.count();
-    let mut grace = FIRST_MOUNT_GRACE;
     loop {
         if *count.borrow_and_update() > 0 {
             wait_for_none(&mut count).await;

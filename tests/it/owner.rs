@@ -1,7 +1,7 @@
 //! Mounts and their owner as processes: who owns the cache, who hands over, and how all of it ends.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::{Command, Stdio};
 
@@ -191,6 +191,48 @@ fn in_the_foreground_a_signal_unmounts() {
     kill_process(rustix::process::Pid::from_child(&owner), Signal::INT).unwrap();
     assert_done(&owner.wait_with_output().unwrap());
     assert!(!workplace.is_mounted("a"));
+}
+
+#[test]
+fn a_foreground_that_serves_others_too_unmounts_them_only_when_told_twice() {
+    let workplace = workplace_with(&["a", "b", "c"]);
+    let cache = workplace.path("cache");
+    let arguments = ["--cache-dir", cache.to_str().unwrap(), "mount", "-f", "oci:layout:v1", "a"];
+    let mut command = workplace.command(&arguments);
+    let mut owner = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("it is mounted", || workplace.path("a/config.json").exists());
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "b"]));
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "c"]));
+    let pid = rustix::process::Pid::from_child(&owner);
+    assert_eq!(workplace.owner(), Some(pid));
+    kill_process(pid, Signal::INT).unwrap();
+    let mut line = String::new();
+    BufReader::new(owner.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let others = [workplace.path("b"), workplace.path("c")].map(|path| path.display().to_string()).join(", ");
+    assert!(line.contains(&others) && line.contains("a second signal"), "{line}");
+    assert!(!workplace.is_mounted("a"), "its own is still there");
+    assert_eq!(std::fs::read(workplace.path("b/config.json")).unwrap(), b"{}\n");
+    // It takes more of them, and a signal counts also after some have gone.
+    assert_done(&workplace.run(&["umount", "c"]));
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "c"]));
+    assert_eq!(workplace.owner(), Some(pid));
+    kill_process(pid, Signal::TERM).unwrap();
+    assert!(owner.wait().unwrap().success());
+    assert!(!workplace.is_mounted("b") && !workplace.is_mounted("c"));
+}
+
+#[test]
+fn a_foreground_told_once_ends_with_the_last_mount_of_others() {
+    let workplace = workplace_with(&["a", "b"]);
+    let mut command = workplace.command(&["mount", "-f", "oci:layout:v1", "a"]);
+    let owner = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("it is mounted", || workplace.path("a/config.json").exists());
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "b"]));
+    kill_process(rustix::process::Pid::from_child(&owner), Signal::TERM).unwrap();
+    wait_until("its own is unmounted", || !workplace.is_mounted("a"));
+    assert!(workplace.path("b/config.json").exists());
+    assert_done(&workplace.run(&["umount", "b"]));
+    assert_done(&owner.wait_with_output().unwrap());
 }
 
 #[test]

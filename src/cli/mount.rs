@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+use crate::cache::FreeSpaceFloor;
 use crate::daemon::client::Unanswered;
 use crate::daemon::locate::OwnerOf;
 use crate::daemon::mounts::Answer;
@@ -16,7 +17,7 @@ use crate::mount::{MountRequest, MountSummary};
 
 use super::args::{CacheLimitArgs, GlobalArgs, MountArgs};
 use super::exit::{Failure, say};
-use super::size::Size;
+use super::size::{Floor, Size};
 use super::{log, output, settings};
 
 /// How often the foreground asks whether it can become the owner itself, or one answers.
@@ -44,7 +45,8 @@ pub(super) async fn run(global: &GlobalArgs, arguments: &MountArgs) -> Result<()
         return in_foreground(global, arguments, &request).await;
     }
     let command = settings::owner_command(global, &cache_dir, &arguments.limits)?;
-    let (client, summary) = start::mount(&cache_dir, &request, &command).await?;
+    let (client, summary) =
+        start::mount(&cache_dir, &request, settings::wanted_limits(&arguments.limits), &command).await?;
     warn_of_other_limits(&client, &arguments.limits).await;
     print_summary(&summary)
 }
@@ -65,7 +67,7 @@ async fn in_foreground(
             Err(error) if error.kind() == ErrorKind::Busy => error,
             Err(error) => return Err(error.into()),
         };
-        match start::ask(&client, request).await {
+        match start::ask(&client, request, settings::wanted_limits(&arguments.limits)).await {
             Ok(summary) => {
                 warn_of_other_limits(&client, &arguments.limits).await;
                 print_summary(&summary)?;
@@ -170,16 +172,43 @@ fn summary_line(summary: &MountSummary) -> String {
 
 /// The limits belong to the owner, which may have been started with others.
 async fn warn_of_other_limits(client: &Client, limits: &CacheLimitArgs) {
-    let Some(wanted) = limits.cache_size else { return };
+    let wanted = settings::wanted_limits(limits);
+    if wanted.cache_bytes_max.is_none() && wanted.cache_free_space_min.is_none() {
+        return;
+    }
     let Ok(owner) = client.version().await else { return };
-    if owner.cache_bytes_max != wanted.0 {
+    let mut kept = Vec::new();
+    if let Some(size) = limits.cache_size
+        && owner.cache_bytes_max != size.0
+    {
+        kept.push(format!("its size of {} (not {size})", Size(owner.cache_bytes_max)));
+    }
+    if let Some(floor) = limits.cache_min_free
+        && let Some(there) = owner.cache_free_space_min
+        && wanted.cache_free_space_min != Some(there)
+    {
+        let there = match there {
+            FreeSpaceFloor::Bytes(bytes) => Floor::Bytes(bytes),
+            FreeSpaceFloor::Percent(percent) => Floor::Percent(percent),
+        };
+        kept.push(format!("its free space of {} (not {})", floor_text(there), floor_text(floor)));
+    }
+    if !kept.is_empty() {
         say(&format!(
-            "warning: the process that owns the cache {} (pid {}) keeps its size of {}; {wanted} counts once all its \
-             mounts are unmounted",
+            "warning: the process that owns the cache {} (pid {}) keeps {}; a mount once all its mounts are \
+             unmounted can have another",
             owner.cache_dir.display(),
             owner.pid,
-            Size(owner.cache_bytes_max)
+            kept.join(" and ")
         ));
+    }
+}
+
+/// A floor for people; as text it is exact, for processes.
+fn floor_text(floor: Floor) -> String {
+    match floor {
+        Floor::Bytes(bytes) => Size(bytes).to_string(),
+        Floor::Percent(_) => floor.to_string(),
     }
 }
 

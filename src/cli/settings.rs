@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::cache::{CacheSettings, FreeSpaceFloor};
+use crate::daemon::api::WantedLimits;
 use crate::daemon::start::OwnerCommand;
 use crate::mount::{MountRequest, PrefetchPolicy, VerifyPolicy};
 use crate::oci::SourceRef;
@@ -57,12 +58,26 @@ pub(super) fn cache(global: &GlobalArgs, limits: &CacheLimitArgs) -> Result<Cach
     Ok(CacheSettings {
         directory: cache_dir(global)?,
         bytes_max: limits.cache_size.map_or(CACHE_BYTES_MAX, |size| size.0),
-        free_space_min: match limits.cache_min_free {
-            Some(Floor::Bytes(bytes)) => FreeSpaceFloor::Bytes(bytes),
-            Some(Floor::Percent(percent)) => FreeSpaceFloor::Percent(percent),
-            None => FreeSpaceFloor::Percent(CACHE_FREE_PERCENT),
-        },
+        free_space_min: limits
+            .cache_min_free
+            .map_or(FreeSpaceFloor::Percent(CACHE_FREE_PERCENT), free_space_floor),
     })
+}
+
+/// The bounds that were given, as an owner is asked for them.
+#[must_use]
+pub(super) fn wanted_limits(limits: &CacheLimitArgs) -> WantedLimits {
+    WantedLimits {
+        cache_bytes_max: limits.cache_size.map(|size| size.0),
+        cache_free_space_min: limits.cache_min_free.map(free_space_floor),
+    }
+}
+
+fn free_space_floor(floor: Floor) -> FreeSpaceFloor {
+    match floor {
+        Floor::Bytes(bytes) => FreeSpaceFloor::Bytes(bytes),
+        Floor::Percent(percent) => FreeSpaceFloor::Percent(percent),
+    }
 }
 
 /// How a source is reached. Credentials are those of whoever typed the command, not of the owner's process.

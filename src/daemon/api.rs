@@ -6,11 +6,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, ErrorKind};
+use crate::cache::FreeSpaceFloor;
 use crate::mount::MountRequest;
 
 /// GET: [`OwnerInfo`].
 pub const VERSION: &str = "/v1/version";
-/// GET: a list of [`crate::mount::MountSummary`]. POST [`MountRequest`]: one. DELETE with [`TargetQuery`].
+/// GET: a list of [`crate::mount::MountSummary`]. POST [`MountBody`]: one. DELETE with [`TargetQuery`].
 pub const MOUNTS: &str = "/v1/mounts";
 /// GET with [`TargetQuery`]: [`crate::mount::MountStatus`].
 pub const STATUS: &str = "/v1/mounts/status";
@@ -53,6 +54,44 @@ pub struct OwnerInfo {
     pub cache_dir: PathBuf,
     /// The bound of its cache, in bytes.
     pub cache_bytes_max: u64,
+    /// What its cache leaves free of its file system; not known of older owners.
+    #[serde(default)]
+    pub cache_free_space_min: Option<FreeSpaceFloor>,
+}
+
+impl OwnerInfo {
+    /// Whether the owner's cache has the bounds that are `wanted`. One that is too old to tell has them.
+    #[must_use]
+    pub fn keeps_to(&self, wanted: &WantedLimits) -> bool {
+        let bytes_differ = wanted.cache_bytes_max.is_some_and(|bytes| bytes != self.cache_bytes_max);
+        let floors_differ = wanted
+            .cache_free_space_min
+            .is_some_and(|floor| self.cache_free_space_min.is_some_and(|there| there != floor));
+        !bytes_differ && !floors_differ
+    }
+}
+
+/// The bounds that the cache shall have. An owner without mounts, whose bounds are others, leaves the request to
+/// the next owner; one with mounts keeps its own.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub struct WantedLimits {
+    /// What it may hold, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_bytes_max: Option<u64>,
+    /// What stays free of its file system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_free_space_min: Option<FreeSpaceFloor>,
+}
+
+/// What is to be mounted, and in what cache.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct MountBody {
+    /// The mount.
+    #[serde(flatten)]
+    pub request: MountRequest,
+    /// The bounds of the cache.
+    #[serde(flatten)]
+    pub limits: WantedLimits,
 }
 
 /// Which mount is meant.

@@ -14,7 +14,7 @@ use crate::base::{Error, ErrorKind, Result};
 use crate::cache::{CacheInfo, PruneReport};
 use crate::mount::{MountRequest, MountStatus, MountSummary};
 
-use super::api::{self, Ended, ErrorBody, OwnerInfo, PruneRequest, TargetQuery};
+use super::api::{self, Ended, ErrorBody, MountBody, OwnerInfo, PruneRequest, TargetQuery, WantedLimits};
 
 /// How long a request that only looks something up may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -83,13 +83,26 @@ impl Client {
         self.json(self.request(Method::GET, api::VERSION, LOOK_TIMEOUT)).await
     }
 
-    /// Mounts.
+    /// Mounts, whatever the bounds of the owner's cache are.
     ///
     /// # Errors
     /// See [`Unanswered`]; those of [`super::Mounts::mount`].
     pub async fn mount(&self, request: &MountRequest) -> Result<MountSummary, Unanswered> {
+        self.mount_within(request, WantedLimits::default()).await
+    }
+
+    /// Mounts, in a cache with these bounds unless its owner has mounts already.
+    ///
+    /// # Errors
+    /// As [`Self::mount`].
+    pub async fn mount_within(
+        &self,
+        request: &MountRequest,
+        limits: WantedLimits,
+    ) -> Result<MountSummary, Unanswered> {
         let limit = api::mount_timeout(request) + MARGIN;
-        self.json(self.request(Method::POST, api::MOUNTS, limit).json(request)).await
+        let body = MountBody { request: request.clone(), limits };
+        self.json(self.request(Method::POST, api::MOUNTS, limit).json(&body)).await
     }
 
     /// What is mounted.

@@ -284,6 +284,16 @@ impl Mounts {
         state.closed
     }
 
+    /// As [`Self::close_if_empty`], but only if there were mounts before: whoever started an owner that had none yet
+    /// is about to ask it for one.
+    pub fn close_if_done(&self) -> bool {
+        if self.state().next_number == 0 {
+            return false;
+        }
+        // A first mount that comes in between is found there.
+        self.close_if_empty()
+    }
+
     /// Takes no more mounts from now on, if there are none but the one on `target`; says whether that is so.
     pub fn close_if_none_but(&self, target: &Path) -> bool {
         let mut state = self.state();

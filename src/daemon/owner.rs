@@ -128,6 +128,7 @@ impl Owner {
             pid: std::process::id(),
             cache_dir: settings.directory.clone(),
             cache_bytes_max: settings.bytes_max,
+            cache_free_space_min: Some(settings.free_space_min),
         };
         let cache = Cache::open(settings)?;
         let mounts = Mounts::new(mounter(Arc::clone(&cache)));

@@ -18,9 +18,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::cache::{Cache, Prune};
-use crate::mount::MountRequest;
 
-use super::api::{self, Ended, ErrorBody, OwnerInfo, PruneRequest, TargetQuery};
+use super::api::{self, Ended, ErrorBody, MountBody, OwnerInfo, PruneRequest, TargetQuery};
 use super::mounts::{Answer, Mounts};
 
 /// Bytes of a path to a Unix socket: `sun_path` without its closing NUL (unix(7)).
@@ -174,9 +173,13 @@ async fn list(State(served): State<Served>) -> Response {
     Json(served.mounts.list()).into_response()
 }
 
-async fn mount(State(served): State<Served>, body: Body<MountRequest>) -> Result<Response, Refusal> {
-    let Json(request) = body?;
+async fn mount(State(served): State<Served>, body: Body<MountBody>) -> Result<Response, Refusal> {
+    let Json(MountBody { request, limits }) = body?;
     require_absolute(&request.target)?;
+    if !served.info.keeps_to(&limits) {
+        // Kept alive by nothing but its grace, it gives way to an owner with the bounds that are asked for.
+        served.mounts.close_if_done();
+    }
     Ok(match served.mounts.mount(request).await? {
         Answer::Mounted(summary) => Json(summary).into_response(),
         Answer::Ending => {

@@ -18,6 +18,7 @@ use crate::cache::CachePaths;
 use crate::mount::{MountRequest, MountSummary};
 
 use super::Client;
+use super::api::WantedLimits;
 use super::client::Unanswered;
 
 /// How long owners may come and go before one takes the request. Two hundred processes that start at once on two
@@ -65,13 +66,15 @@ impl OwnerCommand {
     }
 }
 
-/// Asks the owner of `cache_dir` for a mount, and starts an owner if there is none.
+/// Asks the owner of `cache_dir` for a mount in a cache with the bounds `limits`, and starts an owner if there is
+/// none. Not all owners keep to the bounds; see [`WantedLimits`].
 ///
 /// # Errors
 /// What the owner answered; what an owner that could not start said.
 pub async fn mount(
     cache_dir: &Path,
     request: &MountRequest,
+    limits: WantedLimits,
     command: &OwnerCommand,
 ) -> Result<(Client, MountSummary)> {
     let client = Client::new(&CachePaths::new(cache_dir).control_socket())?;
@@ -79,7 +82,7 @@ pub async fn mount(
     let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
     let mut child: Option<Child> = None;
     loop {
-        let unanswered = match ask(&client, request).await {
+        let unanswered = match ask(&client, request, limits).await {
             Ok(summary) => return Ok((client, summary)),
             Err(Unanswered::Failed(error)) => return Err(error),
             Err(Unanswered::NoOwner(error)) => error,
@@ -104,9 +107,13 @@ pub async fn mount(
 ///
 /// # Errors
 /// See [`Unanswered`].
-pub async fn ask(client: &Client, request: &MountRequest) -> Result<MountSummary, Unanswered> {
+pub async fn ask(
+    client: &Client,
+    request: &MountRequest,
+    limits: WantedLimits,
+) -> Result<MountSummary, Unanswered> {
     client.version().await?;
-    client.mount(request).await
+    client.mount_within(request, limits).await
 }
 
 /// The started process, as long as it lives; nothing when it left the directory to another one.
@@ -157,7 +164,7 @@ mod tests {
             program: "/bin/sh".into(),
             arguments: ["-c", "echo 'refmount: the disk is on fire' >&2; exit 1"].map(Into::into).into(),
         };
-        let error = mount(directory.path(), &request(), &command).await.unwrap_err();
+        let error = mount(directory.path(), &request(), WantedLimits::default(), &command).await.unwrap_err();
         assert!(error.to_string().ends_with("could not start: the disk is on fire"), "{error}");
     }
 
@@ -165,7 +172,7 @@ mod tests {
     async fn a_missing_program_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let command = OwnerCommand { program: "/nowhere/refmount".into(), arguments: Vec::new() };
-        let error = mount(directory.path(), &request(), &command).await.unwrap_err();
+        let error = mount(directory.path(), &request(), WantedLimits::default(), &command).await.unwrap_err();
         assert!(error.chain().contains("/nowhere/refmount"), "{}", error.chain());
     }
 

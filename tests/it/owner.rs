@@ -110,7 +110,27 @@ fn the_same_mount_again_is_done_and_another_there_is_busy() {
     assert_failed(&other, 6, "refmount umount");
     let other_size = workplace.run(&["mount", "--cache-size", "1GiB", "oci:layout:v1", "b"]);
     assert_done(&other_size);
-    assert!(stderr(&other_size).contains("keeps its size of 50.0 GiB"), "{}", stderr(&other_size));
+    assert!(
+        stderr(&other_size).contains("keeps its size of 50.0 GiB (not 1.0 GiB)"),
+        "{}",
+        stderr(&other_size)
+    );
+}
+
+#[test]
+fn limits_given_right_after_the_last_unmount_count() {
+    let workplace = workplace_with(&["a", "b"]);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    let kept = workplace.run(&["mount", "--cache-min-free", "1GiB", "oci:layout:v1", "b"]);
+    assert_done(&kept);
+    assert!(stderr(&kept).contains("its free space of 5% (not 1.0 GiB)"), "{}", stderr(&kept));
+    assert_done(&workplace.run(&["umount", "a", "b"]));
+    let other = ["mount", "--cache-size=1GiB", "--cache-min-free=1%", "oci:layout:v1", "a"];
+    let output = workplace.run(&other);
+    assert_done(&output);
+    assert!(output.stderr.is_empty(), "{}", stderr(&output));
+    let info = json(&workplace.run(&["cache", "info", "-o", "json"]));
+    assert_eq!(info["bytes_max"], 1 << 30);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::*;
 use crate::base::ErrorKind;
 use crate::cache::FreeSpaceFloor;
 use crate::daemon::Client;
-use crate::daemon::api::PruneRequest;
+use crate::daemon::api::{PruneRequest, WantedLimits};
 use crate::daemon::client::Unanswered;
 use crate::daemon::mounts::tests::{Double, request};
 use crate::mount::MountRequest;
@@ -78,6 +78,31 @@ async fn an_owner_that_is_ending_sends_clients_to_the_next_one() {
     assert!(owner.mounts().close_if_empty());
     assert!(matches!(client.mount(&request("/a")).await, Err(Unanswered::NoOwner(_))));
     owner.end().await;
+}
+
+#[tokio::test]
+async fn an_owner_gives_way_to_one_with_other_limits_only_after_its_last_mount() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, client, owner) = start(directory.path());
+    let running = tokio::spawn(owner.run());
+    let other_size = WantedLimits { cache_bytes_max: Some(1 << 20), ..WantedLimits::default() };
+    let other_floor =
+        WantedLimits { cache_free_space_min: Some(FreeSpaceFloor::Percent(1.0)), ..WantedLimits::default() };
+    let same =
+        WantedLimits { cache_bytes_max: Some(1 << 30), cache_free_space_min: Some(FreeSpaceFloor::Bytes(0)) };
+    // Its first mount is still to come, and while it has mounts it keeps them.
+    client.mount_within(&request("/a"), other_size).await.unwrap();
+    client.mount_within(&request("/b"), other_floor).await.unwrap();
+    for target in ["/a", "/b"] {
+        client.unmount(Path::new(target)).await.unwrap();
+        assert!(client.ended(Path::new(target)).await.unwrap());
+    }
+    client.mount_within(&request("/c"), same).await.unwrap();
+    client.unmount(Path::new("/c")).await.unwrap();
+    assert!(client.ended(Path::new("/c")).await.unwrap());
+    let refused = client.mount_within(&request("/d"), other_floor).await;
+    assert!(matches!(refused, Err(Unanswered::NoOwner(_))), "{refused:?}");
+    running.await.unwrap();
 }
 
 #[tokio::test]

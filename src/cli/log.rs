@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
@@ -48,15 +49,7 @@ fn start<W>(global: &GlobalArgs, writer: W, on_terminal: bool) -> Result<()>
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&global.log_level).map_err(|error| {
-        Error::new(
-            ErrorKind::Usage,
-            format!(
-                "--log-level {:?}: {error}; expected error, warn, info, debug, trace or a filter",
-                global.log_level
-            ),
-        )
-    })?;
+    let filter = filter(&global.log_level)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let ansi = on_terminal && std::io::IsTerminal::is_terminal(&std::io::stderr());
     let started = match global.log_format {
@@ -66,4 +59,53 @@ where
     // Only a second start in one process fails, which is no harm: the first one counts.
     let _ = started;
     Ok(())
+}
+
+/// The filter that `text` asks for. What the filter's own grammar takes for the name of a target, without a level, is
+/// refused: it is a level misspelt, and would silence everything.
+fn filter(text: &str) -> Result<EnvFilter> {
+    let bad = |why: &str| {
+        let text = format!(
+            "bad --log-level {text:?}: {why}; expected error, warn, info, debug, trace, or a filter of the form \
+             TARGET=LEVEL such as refmount=debug, several of these with commas between them"
+        );
+        Error::new(ErrorKind::Usage, text)
+    };
+    for directive in text.split(',') {
+        let level = match directive.rsplit_once('=') {
+            Some((target, _)) if target.is_empty() => return Err(bad("a target is missing")),
+            Some((_, level)) => level,
+            None => directive,
+        };
+        if level.parse::<LevelFilter>().is_err() || level.is_empty() {
+            return Err(bad(&format!("{level:?} is no level")));
+        }
+    }
+    EnvFilter::try_new(text).map_err(|error| bad(&error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_level_is_refused_and_not_taken_for_a_target() {
+        for text in ["error", "WARN", "off", "refmount=debug", "info,refmount::fetch=trace"] {
+            assert!(filter(text).is_ok(), "{text}");
+        }
+        for text in [
+            "chatty",
+            "",
+            "warn,",
+            "refmount",
+            "refmount=",
+            "=debug",
+            "refmount=loud",
+            "warn,chatty",
+            "warn, info",
+        ] {
+            let error = filter(text).err().map(|error| error.kind());
+            assert_eq!(error, Some(ErrorKind::Usage), "{text}");
+        }
+    }
 }

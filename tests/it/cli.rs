@@ -165,6 +165,7 @@ fn what_makes_no_sense_is_status_2() {
         &["pack", "model", "oci:layout/../model/layout"],
         &["completions", "tcsh"],
         &["list", "--log-level", "refmount=loud"],
+        &["list", "--log-level", "chatty"],
     ] {
         let output = workplace.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));

@@ -7,6 +7,7 @@ mod args;
 
 mod cache;
 mod cat;
+mod environment;
 mod exit;
 mod inspect;
 mod log;
@@ -19,10 +20,10 @@ mod settings;
 mod size;
 mod source;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::base::ResultExt as _;
 
@@ -31,7 +32,11 @@ use exit::Failure;
 
 /// Runs the command that `arguments`, the first of them the program's name, ask for.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match Arguments::try_parse_from(arguments) {
+    let set = |name: &OsStr| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let parsed = environment::of_variables_that_are(set, Arguments::command())
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Arguments::from_arg_matches(&matches));
+    match parsed {
         Ok(arguments) => exit::finish(dispatch(&arguments)),
         Err(error) => {
             // Help and version are no errors. Where they can't be printed, nobody wants them.

@@ -215,6 +215,49 @@ fn options_come_from_the_environment_too() {
 }
 
 #[test]
+fn an_empty_variable_counts_as_not_given() {
+    let workplace = Workplace::with_layout();
+    std::fs::create_dir(workplace.path("m")).unwrap();
+    let with_empty = |arguments: &[&str]| {
+        let mut command = workplace.command(arguments);
+        for name in [
+            "LOG_LEVEL",
+            "LOG_FORMAT",
+            "AUTHFILE",
+            "PLATFORM",
+            "PLAIN_HTTP",
+            "CACHE_SIZE",
+            "CACHE_MIN_FREE",
+            "SUBPATH",
+            "VERIFY",
+            "PREFETCH",
+            "ALLOW_OTHER",
+            "FOREGROUND",
+            "READ_TIMEOUT",
+            "OUTPUT",
+            "RANGE",
+            "FORMAT",
+            "ALL",
+        ] {
+            command.env(format!("REFMOUNT_{name}"), "");
+        }
+        command
+    };
+    assert_done(&with_empty(&["pack", "model", "oci:other:v1"]).output().unwrap());
+    assert!(stdout(&with_empty(&["inspect", "oci:layout:v1"]).output().unwrap()).contains("modelpack"));
+    assert_eq!(with_empty(&["cat", "oci:layout:v1", "config.json"]).output().unwrap().stdout, b"{}\n");
+    assert_done(&with_empty(&["mount", "oci:layout:v1", "m"]).output().unwrap());
+    assert!(workplace.path("m/weights").exists());
+    assert_done(&with_empty(&["umount", "m"]).output().unwrap());
+    // The user's own directory, and not the one that the command is given in.
+    let mut command = workplace.command(&["cache", "info"]);
+    command.env("REFMOUNT_CACHE_DIR", "").env("XDG_CACHE_HOME", workplace.path("home"));
+    let output = command.output().unwrap();
+    assert!(!stderr(&output).contains("--cache-dir :"), "{}", stderr(&output));
+    assert_ne!(output.status.code(), Some(2), "{}", stderr(&output));
+}
+
+#[test]
 fn completions_name_the_commands() {
     let workplace = Workplace::new();
     for shell in ["bash", "zsh", "fish"] {

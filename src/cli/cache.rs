@@ -52,7 +52,8 @@ fn client(global: &GlobalArgs) -> Result<Client> {
 /// The cache itself. Looking at one must not make one.
 fn open(global: &GlobalArgs) -> Result<std::sync::Arc<Cache>> {
     let settings = settings::cache(global, &CacheLimitArgs { cache_size: None, cache_min_free: None })?;
-    if !settings.directory.is_dir() {
+    // Every owner has left its lock there, whatever its version.
+    if !CachePaths::new(&settings.directory).owner_lock().is_file() {
         return Err(Error::new(
             ErrorKind::NotFound,
             format!("there is no cache at {}; name another with --cache-dir", settings.directory.display()),

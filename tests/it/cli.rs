@@ -146,6 +146,17 @@ fn what_does_not_exist_is_status_3() {
 }
 
 #[test]
+fn a_directory_that_is_no_cache_is_not_made_one_by_looking() {
+    let workplace = Workplace::new();
+    workplace.put("mine/notes", b"x");
+    for command in [&["cache", "info"][..], &["cache", "prune"], &["cache", "prune", "--all"]] {
+        let arguments = [&["--cache-dir", "mine"], command].concat();
+        assert_failed(&workplace.run(&arguments), 3, "there is no cache at");
+        assert_eq!(std::fs::read_dir(workplace.path("mine")).unwrap().count(), 1, "{command:?}");
+    }
+}
+
+#[test]
 fn what_makes_no_sense_is_status_2() {
     let workplace = Workplace::with_layout();
     for arguments in [

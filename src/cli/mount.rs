@@ -35,7 +35,9 @@ pub(super) async fn run(global: &GlobalArgs, arguments: &MountArgs) -> Result<()
     let target = locate::resolve(&arguments.target).await.map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
             let shown = arguments.target.display();
-            error.context(format!("the mount point does not exist; make it: mkdir -p {shown}"))
+            let text =
+                format!("the mount point does not exist: {}; make it: mkdir -p {shown}", error.chain());
+            Error::new(ErrorKind::NotFound, text)
         }
         _ => error,
     })?;

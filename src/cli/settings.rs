@@ -106,11 +106,28 @@ pub(super) fn source(arguments: &SourceArgs) -> Result<SourceOptions> {
 /// # Errors
 /// `Usage` for what is none.
 pub(super) fn reference(text: &str) -> Result<SourceRef> {
+    for scheme in ["https://", "http://"] {
+        if let Some(rest) = text.strip_prefix(scheme) {
+            return Err(scheme_error(scheme, rest));
+        }
+    }
     let mut reference: SourceRef = text.parse()?;
     if let SourceRef::Layout(layout) = &mut reference {
         layout.path = std::path::absolute(&layout.path).context(|| format!("bad path in {text:?}"))?;
     }
     Ok(reference)
+}
+
+/// What was pasted from a browser. Shown without what stands before an `@` in the host: it may be a password.
+fn scheme_error(scheme: &str, rest: &str) -> Error {
+    let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let slash = if path.is_empty() { "" } else { "/" };
+    let plain = if scheme == "http://" { ", and give --plain-http unless it is this machine" } else { "" };
+    Error::new(
+        ErrorKind::Usage,
+        format!("a reference has no {scheme} before it; leave it out: {host}{slash}{path}{plain}"),
+    )
 }
 
 /// The request for a mount on `target`, which is resolved.

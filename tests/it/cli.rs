@@ -185,6 +185,18 @@ fn what_makes_no_sense_is_status_2() {
 }
 
 #[test]
+fn errors_end_in_what_to_do() {
+    let workplace = Workplace::with_layout();
+    let output = workplace.run(&["mount", "oci:layout:v1", "nowhere"]);
+    assert!(stderr(&output).ends_with("; make it: mkdir -p nowhere\n"), "{}", stderr(&output));
+    let output = workplace.run(&["inspect", "https://registry.example/team/model:v1"]);
+    assert_failed(&output, 2, "leave it out: registry.example/team/model:v1\n");
+    let output = workplace.run(&["inspect", "http://me:secret@registry.example/model"]);
+    assert_failed(&output, 2, "leave it out: registry.example/model, and give --plain-http");
+    assert!(!stderr(&output).contains("secret"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_mount_of_another_kind_is_named_and_left_alone() {
     let workplace = Workplace::new();
     assert_failed(&workplace.run(&["umount", "/proc"]), 1, "type proc");

@@ -73,7 +73,7 @@ fn filter(text: &str) -> Result<EnvFilter> {
     };
     for directive in text.split(',') {
         let level = match directive.rsplit_once('=') {
-            Some((target, _)) if target.is_empty() => return Err(bad("a target is missing")),
+            Some(("", _)) => return Err(bad("a target is missing")),
             Some((_, level)) => level,
             None => directive,
         };

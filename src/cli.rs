@@ -23,27 +23,37 @@ mod source;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::base::ResultExt as _;
 
-use args::{Arguments, Command, CompletionsArgs};
+use args::{Arguments, Command, CompletionsArgs, OwnerArguments};
 use exit::Failure;
 
 /// Runs the command that `arguments`, the first of them the program's name, ask for.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let set = |name: &OsStr| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let parsed = environment::of_variables_that_are(set, Arguments::command())
-        .try_get_matches_from(arguments)
-        .and_then(|matches| Arguments::from_arg_matches(&matches));
-    match parsed {
-        Ok(arguments) => exit::finish(dispatch(&arguments)),
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let result = if arguments.get(1).is_some_and(|first| first == settings::OWNER) {
+        arguments.remove(1);
+        parse::<OwnerArguments>(arguments)
+            .map(|owner| wait_for(mount::own_in_background(&owner.global, &owner.limits)))
+    } else {
+        parse::<Arguments>(arguments).map(|arguments| dispatch(&arguments))
+    };
+    match result {
+        Ok(result) => exit::finish(result),
         Err(error) => {
             // Help and version are no errors. Where they can't be printed, nobody wants them.
             let _ = error.print();
             u8::try_from(error.exit_code()).unwrap_or(2).into()
         }
     }
+}
+
+fn parse<T: CommandFactory + FromArgMatches>(arguments: Vec<OsString>) -> Result<T, clap::Error> {
+    let is_set = |name: &OsStr| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let matches = environment::of_variables_that_are(is_set, T::command()).try_get_matches_from(arguments)?;
+    T::from_arg_matches(&matches)
 }
 
 fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
@@ -59,7 +69,6 @@ fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
         Command::Pack(pack) => pack::run(global, pack),
         Command::Cache(cache) => wait_for(cache::run(global, cache)),
         Command::Completions(completions) => complete(completions),
-        Command::Owner(limits) => wait_for(mount::own_in_background(global, limits)),
     }
 }
 

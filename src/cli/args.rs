@@ -113,9 +113,20 @@ pub(super) enum Command {
     Cache(CacheCommand),
     /// Print the completions of a shell.
     Completions(CompletionsArgs),
-    /// Serve the mounts of a cache directory; started by `mount`.
-    #[command(hide = true)]
-    Owner(CacheLimitArgs),
+}
+
+/// Serve the mounts of a cache directory; started by `mount`.
+///
+/// A grammar of its own, since a hidden command would still be offered by completions and in errors.
+#[derive(Debug, Parser)]
+#[command(name = "refmount owner", max_term_width = 100)]
+pub(super) struct OwnerArguments {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub(super) global: GlobalArgs,
+    /// The bounds of the cache.
+    #[command(flatten)]
+    pub(super) limits: CacheLimitArgs,
 }
 
 /// How a registry is reached.
@@ -339,6 +350,7 @@ mod tests {
     #[test]
     fn the_definition_holds_together() {
         Arguments::command().debug_assert();
+        OwnerArguments::command().debug_assert();
     }
 
     #[test]
@@ -356,5 +368,6 @@ mod tests {
             command.get_subcommands().for_each(check);
         }
         check(&Arguments::command());
+        check(&OwnerArguments::command());
     }
 }

@@ -22,6 +22,9 @@ const CACHE_BYTES_MAX: u64 = 50 << 30;
 /// slow down and kubelets begin to evict.
 const CACHE_FREE_PERCENT: f64 = 5.0;
 
+/// The first argument of a process that is to be an owner.
+pub(super) const OWNER: &str = "owner";
+
 /// The cache directory: the one given, else the user's own.
 ///
 /// # Errors
@@ -169,9 +172,9 @@ pub(super) fn owner_command(
         LogFormat::Text => "text",
         LogFormat::Json => "json",
     };
-    let mut arguments: Vec<OsString> = vec!["--cache-dir".into(), cache_dir.into()];
+    let mut arguments: Vec<OsString> = vec![OWNER.into(), "--cache-dir".into(), cache_dir.into()];
     arguments.extend(["--log-level".into(), (&global.log_level).into()]);
-    arguments.extend(["--log-format".into(), format.into(), "owner".into()]);
+    arguments.extend(["--log-format".into(), format.into()]);
     if let Some(size) = limits.cache_size {
         arguments.extend(["--cache-size".into(), size.0.to_string().into()]);
     }
@@ -186,7 +189,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::cli::args::{Arguments, Command};
+    use crate::cli::args::{Arguments, Command, OwnerArguments};
 
     #[test]
     fn the_default_cache_directory_is_the_users_own() {
@@ -216,11 +219,10 @@ mod tests {
         let parsed = Arguments::parse_from(typed);
         let Command::Mount(mount) = &parsed.command else { panic!() };
         let command = owner_command(&parsed.global, Path::new("/c"), &mount.limits).unwrap();
-        let mut line = vec![OsString::from("refmount")];
-        line.extend(command.arguments);
-        let again = Arguments::parse_from(line);
-        let Command::Owner(limits) = &again.command else { panic!() };
-        let settings = cache(&again.global, limits).unwrap();
+        assert_eq!(command.arguments[0], OWNER);
+        // The first argument leads to that grammar, in which it stands for the program's name.
+        let again = OwnerArguments::parse_from(command.arguments);
+        let settings = cache(&again.global, &again.limits).unwrap();
         assert_eq!((settings.directory, settings.bytes_max), ("/c".into(), 1 << 30));
         assert_eq!(settings.free_space_min, FreeSpaceFloor::Percent(2.0));
     }

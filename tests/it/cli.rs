@@ -162,6 +162,7 @@ fn what_makes_no_sense_is_status_2() {
     for arguments in [
         &[][..],
         &["fly"],
+        &["ownr"],
         &["mount", "oci:layout:v1"],
         &["mount", "oci:layout:v1", "model", "--cache-size", "much"],
         &["mount", "oci:layout:v1", "model", "--cache-min-free", "120%"],
@@ -181,6 +182,7 @@ fn what_makes_no_sense_is_status_2() {
         let output = workplace.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
         assert!(!output.stderr.is_empty(), "{arguments:?}");
+        assert!(!stderr(&output).contains("'owner'"), "{arguments:?}: {}", stderr(&output));
     }
 }
 
@@ -283,6 +285,10 @@ fn completions_name_the_commands() {
         let output = workplace.run(&["completions", shell]);
         assert_done(&output);
         assert!(stdout(&output).contains("inspect"), "{shell}");
+        // Nobody but this program calls it.
+        assert!(!stdout(&output).contains("owner\""), "{shell}");
+        assert!(!stdout(&output).contains("refmount__owner"), "{shell}");
+        assert!(!stdout(&output).contains("(owner)"), "{shell}");
     }
 }
 

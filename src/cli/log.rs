@@ -49,7 +49,13 @@ fn start<W>(global: &GlobalArgs, writer: W, on_terminal: bool) -> Result<()>
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let filter = filter(&global.log_level)?;
+    let mut filter = filter(&global.log_level)?;
+    // It reports every reply to a reader that was interrupted as an error; what is one, we say ourselves.
+    if !global.log_level.contains("fuser")
+        && let Ok(quiet) = "fuser=off".parse()
+    {
+        filter = filter.add_directive(quiet);
+    }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let ansi = on_terminal && std::io::IsTerminal::is_terminal(&std::io::stderr());
     let started = match global.log_format {

@@ -3,7 +3,7 @@
 //! An owner without mounts waits a grace before it ends, and ends only if none came meanwhile: whoever asks
 //! after that moment is told to ask the next owner, and nobody is told that after having been served. Told to end
 //! (SIGTERM, SIGINT), it unmounts everything and is gone within [`EXIT_LIMIT`]; one that a single mount was the reason
-//! for unmounts that one first, and everything only when told again.
+//! for unmounts only that one on the first Ctrl-C.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,13 +96,24 @@ impl Signals {
         })
     }
 
-    async fn any(&mut self) -> &'static str {
+    async fn any(&mut self) -> Told {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.hangup.recv() => "SIGHUP",
+            _ = self.terminate.recv() => Told::Terminate,
+            _ = self.interrupt.recv() => Told::Interrupt,
+            _ = self.hangup.recv() => Told::HangUp,
         }
     }
+}
+
+/// By which signal the process was told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// A service manager's, which kills what does not end.
+    Terminate,
+    /// Ctrl-C.
+    Interrupt,
+    /// The end of a terminal.
+    HangUp,
 }
 
 impl Owner {
@@ -157,21 +168,26 @@ impl Owner {
     /// Serves until the last mount is gone or a signal comes, and ends.
     pub async fn run(mut self) {
         let sync = tokio::spawn(sync_now_and_then(Arc::clone(&self.cache)));
-        if self.is_signalled(FIRST_MOUNT_GRACE).await {
+        if self.told(FIRST_MOUNT_GRACE).await.is_some() {
             self.mounts.close(UNMOUNT_LIMIT).await;
         }
         sync.abort();
         self.end().await;
     }
 
-    /// As [`Self::run`], for a process that was started for the mount on `target` alone: the first signal unmounts
-    /// that one and leaves those that others have handed over, of which `tell_left` is told. The second one
-    /// unmounts everything.
+    /// As [`Self::run`], for a process that was started for the mount on `target` alone: the first Ctrl-C unmounts
+    /// that one and leaves those that others have handed over, of which `tell_left` is told. A second one, or
+    /// SIGTERM, unmounts everything.
     pub async fn run_for(mut self, target: &Path, tell_left: impl FnOnce(&[PathBuf])) {
         let sync = tokio::spawn(sync_now_and_then(Arc::clone(&self.cache)));
-        if self.is_signalled(FIRST_MOUNT_GRACE).await
-            && (self.mounts.close_if_none_but(target) || self.is_signalled_again(target, tell_left).await)
-        {
+        let unmounts_all = match self.told(FIRST_MOUNT_GRACE).await {
+            None => false,
+            Some(Told::Interrupt) if !self.mounts.close_if_none_but(target) => {
+                self.is_told_again(target, tell_left).await
+            }
+            Some(_) => true,
+        };
+        if unmounts_all {
             self.mounts.close(UNMOUNT_LIMIT).await;
         }
         sync.abort();
@@ -179,7 +195,7 @@ impl Owner {
     }
 
     /// Unmounts `target` alone and serves on; says whether another signal came before the last mount was gone.
-    async fn is_signalled_again(&mut self, target: &Path, tell_left: impl FnOnce(&[PathBuf])) -> bool {
+    async fn is_told_again(&mut self, target: &Path, tell_left: impl FnOnce(&[PathBuf])) -> bool {
         match timeout(UNMOUNT_LIMIT, self.mounts.unmount(target)).await {
             Ok(Ok(())) => {}
             // Unmounted by others already.
@@ -188,20 +204,20 @@ impl Owner {
             Err(_) => tracing::warn!("{} was not unmounted in time", target.display()),
         }
         tell_left(&self.mounts.others_than(target));
-        self.is_signalled(LAST_MOUNT_GRACE).await
+        self.told(LAST_MOUNT_GRACE).await.is_some()
     }
 
-    /// Waits for the end of the last mount or for a signal; says whether it was a signal. Without mounts, the first
-    /// one may come within `grace`.
-    async fn is_signalled(&mut self, grace: Duration) -> bool {
+    /// Waits for the end of the last mount or for a signal, which is returned. Without mounts, the first one may
+    /// come within `grace`.
+    async fn told(&mut self, grace: Duration) -> Option<Told> {
         tokio::select! {
             () = without_mounts(&self.mounts, grace) => {
                 tracing::info!("no mounts are left");
-                false
+                None
             }
-            name = self.signals.any() => {
-                tracing::info!("told to end by {name}");
-                true
+            told = self.signals.any() => {
+                tracing::info!(?told, "told to end");
+                Some(told)
             }
         }
     }

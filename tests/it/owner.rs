@@ -248,11 +248,23 @@ fn a_foreground_told_once_ends_with_the_last_mount_of_others() {
     let owner = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("it is mounted", || workplace.path("a/config.json").exists());
     assert_done(&workplace.run(&["mount", "oci:layout:v1", "b"]));
-    kill_process(rustix::process::Pid::from_child(&owner), Signal::TERM).unwrap();
+    kill_process(rustix::process::Pid::from_child(&owner), Signal::INT).unwrap();
     wait_until("its own is unmounted", || !workplace.is_mounted("a"));
     assert!(workplace.path("b/config.json").exists());
     assert_done(&workplace.run(&["umount", "b"]));
     assert_done(&owner.wait_with_output().unwrap());
+}
+
+#[test]
+fn a_service_manager_ends_a_foreground_and_leaves_no_mount_of_others_behind() {
+    let workplace = workplace_with(&["a", "b"]);
+    let mut command = workplace.command(&["mount", "-f", "oci:layout:v1", "a"]);
+    let owner = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("it is mounted", || workplace.path("a/config.json").exists());
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "b"]));
+    kill_process(rustix::process::Pid::from_child(&owner), Signal::TERM).unwrap();
+    assert_done(&owner.wait_with_output().unwrap());
+    assert!(!workplace.is_mounted("a") && !workplace.is_mounted("b"));
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl Inflate {
     }
 
     /// Begins in the middle of a stream: right after `reset` or `new`, with the bytes before that place (at most
-    /// [`WINDOW_BYTES`]) and the upper `bits` bits (at most 7) of the byte in which it lies.
+    /// [`WINDOW_BYTES_MAX`]) and the upper `bits` bits (at most 7) of the byte in which it lies.
     ///
     /// # Errors
     /// When the library refuses; it does not for what is allowed here.
@@ -124,7 +124,7 @@ impl Inflate {
         Ok(Inflated { consumed, written, at })
     }
 
-    /// The bytes before this place that the stream may still refer to, at most [`WINDOW_BYTES`].
+    /// The bytes before this place that the stream may still refer to, at most [`WINDOW_BYTES_MAX`].
     pub(super) fn window(&self) -> Vec<u8> {
         let mut window = vec![0; WINDOW_BYTES_MAX];
         let mut length = 0;

@@ -26,6 +26,8 @@ use crate::registry::BlobSource;
 use limits::SourceLimits;
 
 mod blob;
+mod fill;
+mod lease;
 mod limits;
 mod run;
 mod slot;
@@ -33,7 +35,8 @@ mod state;
 mod verify;
 mod window;
 
-pub use blob::{Blob, BlobLease, Coming, Counters, Standing, Wanted};
+pub use blob::{Blob, Coming, Counters, Standing, Wanted};
+pub use lease::BlobLease;
 
 /// Chunks on their way to the disk at once; each holds its bytes in memory.
 const STORES_MAX: usize = 16;

@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -12,10 +11,10 @@ use tokio::sync::watch;
 use crate::base::{Algorithm, Digest, Error, ErrorKind, Result, chunk_count, chunk_range, clock};
 use crate::cache::Segment;
 use crate::layer::LayerIndex;
-use crate::registry::BlobSource;
 
+use super::lease::Listener;
 use super::slot::Slot;
-use super::state::{LeasedSource, Pending, RunKind, State};
+use super::state::{Pending, RunKind, State};
 use super::verify::Verification;
 use super::window::{Plan, ReadAhead, WINDOW_MAX};
 use super::{BlobSettings, Fetcher, lock};
@@ -46,13 +45,6 @@ impl Standing {
         }
     }
 }
-
-/// Passes in which nothing of a gap could be kept, before a blob is said not to fit. A store gives up while the room
-/// it could have is just being given back by another one's eviction.
-const FILL_PASSES_MAX: u32 = 3;
-
-/// How long to leave a gap to another run before looking again.
-const OTHERS_PAUSE: Duration = Duration::from_millis(50);
 
 /// What was counted for a blob, since it was first wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,18 +106,6 @@ pub(super) struct Counts {
     pub(super) ahead_bytes: AtomicU64,
     pub(super) requests: AtomicU64,
     pub(super) rejected_chunks: AtomicU64,
-}
-
-/// Somebody to tell when bytes that were handed out turn out to be wrong.
-pub(super) struct Listener {
-    lease: u64,
-    pub(super) tell: Arc<dyn Fn() + Send + Sync>,
-}
-
-impl std::fmt::Debug for Listener {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Listener").field("lease", &self.lease).finish_non_exhaustive()
-    }
 }
 
 impl Blob {
@@ -359,186 +339,11 @@ impl Blob {
         self.spawn_run(started);
     }
 
-    /// Fetches all that is missing. Waits until everything is in the cache.
-    ///
-    /// # Errors
-    /// What the fetch failed with; `NoSpace` when the cache cannot hold the whole blob.
-    pub async fn fill(self: &Arc<Self>, is_demand: bool) -> Result<()> {
-        let kind = if is_demand { RunKind::Demand } else { RunKind::Ahead };
-        let (slot, is_first) = {
-            let mut state = lock(&self.state);
-            match &state.filling {
-                Some(slot) => (slot.clone(), false),
-                None => {
-                    let slot = Arc::new(Slot::new());
-                    state.filling = Some(slot.clone());
-                    (slot, true)
-                }
-            }
-        };
-        if is_first {
-            let blob = self.clone();
-            let slot = slot.clone();
-            self.fetcher.handle.spawn(async move {
-                let result = blob.fill_gaps(kind).await;
-                lock(&blob.state).filling = None;
-                slot.complete(result.map(|()| Bytes::new()));
-            });
-        }
-        slot.wait().await.map(drop)
-    }
-
-    async fn fill_gaps(self: &Arc<Self>, kind: RunKind) -> Result<()> {
-        let cannot_keep = || {
-            Error::new(
-                ErrorKind::NoSpace,
-                format!(
-                    "blob {} of {} bytes cannot be kept whole in the cache; give it more room with --cache-size",
-                    self.digest, self.bytes
-                ),
-            )
-        };
-        if self.bytes > self.fetcher.cache.info().bytes_max {
-            return Err(cannot_keep());
-        }
-        // Fills that each pinned what they have would take the room from each other until none came to its end.
-        let room =
-            self.fetcher.fill_chunks_max.min(u32::try_from(chunk_count(self.bytes)).unwrap_or(u32::MAX));
-        let _room = self.fetcher.fill_room.acquire_many(room).await;
-        let _pin = self.segment.pin();
-        let (mut before, mut passes) = (None, 0);
-        while let Some(gap) = self.first_gap() {
-            self.check_not_rejected()?;
-            // A blob that was found wrong meanwhile is fetched again from the start.
-            let now = (gap.clone(), self.counters().rejected_chunks);
-            if before.as_ref() == Some(&now) {
-                passes += 1;
-                if passes >= FILL_PASSES_MAX && lock(&self.state).runs.is_empty() {
-                    return Err(cannot_keep());
-                }
-                // Another run brings it, or an eviction under way elsewhere makes room; at once, this one would only
-                // ask for the same bytes again.
-                tokio::time::sleep(OTHERS_PAUSE).await;
-            } else {
-                passes = 0;
-            }
-            before = Some(now);
-            let run = lock(&self.state).add_run(kind, gap.clone(), gap.end);
-            self.drive_run(run).await?;
-            self.checked().await;
-        }
-        self.verify_if_complete();
-        Ok(())
-    }
-
-    fn first_gap(&self) -> Option<Range<u64>> {
-        let chunks = chunk_count(self.bytes);
-        let start = (0..chunks).find(|chunk| !self.segment.is_present(*chunk))?;
-        let end = (start..chunks).find(|chunk| self.segment.is_present(*chunk)).unwrap_or(chunks);
-        Some(start..end)
-    }
-
-    /// Waits until the whole blob has been fetched and verified.
-    ///
-    /// # Errors
-    /// As [`Self::fill`], and `Corrupt` when it does not match its digest.
-    pub async fn verified(self: &Arc<Self>) -> Result<()> {
-        loop {
-            if self.is_verified() {
-                return self.check_not_rejected();
-            }
-            self.check_not_rejected()?;
-            self.fill(true).await?;
-            self.checked().await;
-        }
-    }
-
-    /// Waits for a check that is under way.
-    async fn checked(&self) {
-        let mut verification = self.verification.subscribe();
-        // The sender lives as long as `self`.
-        let _ = verification.wait_for(|now| !matches!(now, Verification::Running { .. })).await;
-    }
-
     pub(super) fn byte_range(&self, chunk: u64) -> Range<u64> {
         chunk_range(chunk, self.bytes)
     }
 
     pub(super) fn algorithm(&self) -> Algorithm {
         self.digest.algorithm()
-    }
-}
-
-/// One mount's claim on a [`Blob`]. When the last one goes, what is still being fetched is given up.
-#[derive(Debug)]
-pub struct BlobLease {
-    id: u64,
-    blob: Arc<Blob>,
-    counters_before: Counters,
-}
-
-impl BlobLease {
-    pub(super) fn new(
-        blob: Arc<Blob>,
-        bytes: u64,
-        source: Arc<dyn BlobSource>,
-        settings: BlobSettings,
-    ) -> Result<Self> {
-        if blob.bytes != bytes {
-            let text = format!(
-                "blob {} has {} bytes in one manifest and {bytes} in another",
-                blob.digest, blob.bytes
-            );
-            return Err(Error::new(ErrorKind::Corrupt, text));
-        }
-        let limits = blob.fetcher.limits_of(source.name());
-        let id = {
-            let mut state = lock(&blob.state);
-            let lease = state.next_id();
-            state.sources.push(LeasedSource { lease, source, limits, settings });
-            lease
-        };
-        Ok(Self { id, counters_before: blob.counters(), blob })
-    }
-
-    /// The blob.
-    #[must_use]
-    pub fn blob(&self) -> &Arc<Blob> {
-        &self.blob
-    }
-
-    /// Bytes fetched since the lease began.
-    #[must_use]
-    pub fn network_bytes(&self) -> u64 {
-        self.blob.counters().network_bytes - self.counters_before.network_bytes
-    }
-
-    /// Chunks that failed their check since the lease began.
-    #[must_use]
-    pub fn rejected_chunks(&self) -> u64 {
-        self.blob.counters().rejected_chunks - self.counters_before.rejected_chunks
-    }
-
-    /// Has `tell` called, while the lease lives, whenever bytes that were handed out turn out to be wrong.
-    pub fn on_rejected(&self, tell: Arc<dyn Fn() + Send + Sync>) {
-        lock(&self.blob.listeners).push(Listener { lease: self.id, tell });
-    }
-}
-
-impl Drop for BlobLease {
-    fn drop(&mut self) {
-        lock(&self.blob.listeners).retain(|listener| listener.lease != self.id);
-        let mut state = lock(&self.blob.state);
-        state.sources.retain(|leased| leased.lease != self.id);
-        if state.sources.is_empty() {
-            for run in state.runs.drain(..) {
-                if let Some(abort) = run.abort {
-                    abort.abort();
-                }
-            }
-            for (_, pending) in state.slots.drain() {
-                pending.slot.complete(Err(Error::new(ErrorKind::Unavailable, "the mount has ended")));
-            }
-        }
     }
 }

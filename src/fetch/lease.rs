@@ -1,0 +1,96 @@
+//! A mount's claim on a blob: what keeps its fetches going, and what is counted for it.
+
+use std::sync::Arc;
+
+use crate::base::{Error, ErrorKind, Result};
+use crate::registry::BlobSource;
+
+use super::blob::{Blob, Counters};
+use super::state::LeasedSource;
+use super::{BlobSettings, lock};
+
+/// Somebody to tell when bytes that were handed out turn out to be wrong.
+pub(super) struct Listener {
+    lease: u64,
+    pub(super) tell: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listener").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+/// One mount's claim on a [`Blob`]. When the last one goes, what is still being fetched is given up.
+#[derive(Debug)]
+pub struct BlobLease {
+    id: u64,
+    blob: Arc<Blob>,
+    counters_before: Counters,
+}
+
+impl BlobLease {
+    pub(super) fn new(
+        blob: Arc<Blob>,
+        bytes: u64,
+        source: Arc<dyn BlobSource>,
+        settings: BlobSettings,
+    ) -> Result<Self> {
+        if blob.bytes != bytes {
+            let text = format!(
+                "blob {} has {} bytes in one manifest and {bytes} in another",
+                blob.digest, blob.bytes
+            );
+            return Err(Error::new(ErrorKind::Corrupt, text));
+        }
+        let limits = blob.fetcher.limits_of(source.name());
+        let id = {
+            let mut state = lock(&blob.state);
+            let lease = state.next_id();
+            state.sources.push(LeasedSource { lease, source, limits, settings });
+            lease
+        };
+        Ok(Self { id, counters_before: blob.counters(), blob })
+    }
+
+    /// The blob.
+    #[must_use]
+    pub fn blob(&self) -> &Arc<Blob> {
+        &self.blob
+    }
+
+    /// Bytes fetched since the lease began.
+    #[must_use]
+    pub fn network_bytes(&self) -> u64 {
+        self.blob.counters().network_bytes - self.counters_before.network_bytes
+    }
+
+    /// Chunks that failed their check since the lease began.
+    #[must_use]
+    pub fn rejected_chunks(&self) -> u64 {
+        self.blob.counters().rejected_chunks - self.counters_before.rejected_chunks
+    }
+
+    /// Has `tell` called, while the lease lives, whenever bytes that were handed out turn out to be wrong.
+    pub fn on_rejected(&self, tell: Arc<dyn Fn() + Send + Sync>) {
+        lock(&self.blob.listeners).push(Listener { lease: self.id, tell });
+    }
+}
+
+impl Drop for BlobLease {
+    fn drop(&mut self) {
+        lock(&self.blob.listeners).retain(|listener| listener.lease != self.id);
+        let mut state = lock(&self.blob.state);
+        state.sources.retain(|leased| leased.lease != self.id);
+        if state.sources.is_empty() {
+            for run in state.runs.drain(..) {
+                if let Some(abort) = run.abort {
+                    abort.abort();
+                }
+            }
+            for (_, pending) in state.slots.drain() {
+                pending.slot.complete(Err(Error::new(ErrorKind::Unavailable, "the mount has ended")));
+            }
+        }
+    }
+}

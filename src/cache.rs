@@ -309,6 +309,18 @@ impl Cache {
         info
     }
 
+    /// The bound on what is cached, in bytes.
+    #[must_use]
+    pub fn bytes_max(&self) -> u64 {
+        self.limits.bytes_max
+    }
+
+    /// Why reads go on without the cache, if they do.
+    #[must_use]
+    pub fn degraded(&self) -> Option<String> {
+        self.disk.health.degraded()
+    }
+
     /// Removes what `what` names, except what is pinned.
     ///
     /// # Errors

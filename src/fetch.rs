@@ -74,7 +74,7 @@ impl Fetcher {
     #[must_use]
     pub fn new(cache: Arc<Cache>, handle: Handle) -> Arc<Self> {
         // Documents may take an eighth of the cache.
-        let fill_chunks = chunk_count(cache.info().bytes_max / 8 * 7);
+        let fill_chunks = chunk_count(cache.bytes_max() / 8 * 7);
         let fill_chunks_max = u32::try_from(fill_chunks).unwrap_or(u32::MAX);
         Arc::new(Self {
             cache,

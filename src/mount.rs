@@ -210,7 +210,7 @@ impl Mounted {
             network_bytes: self.content.network_bytes(),
             cached_bytes: files.iter().map(|file| file.cached_bytes).sum(),
             rejected_chunks: self.content.rejected_chunks(),
-            degraded: self.cache.info().degraded,
+            degraded: self.cache.degraded(),
             files,
         }
     }
@@ -279,7 +279,7 @@ fn directories_read(reference: &SourceRef, cache: &Cache) -> Vec<PathBuf> {
         SourceRef::Layout(layout) => Some(layout.path.clone()),
         SourceRef::Registry(_) => None,
     };
-    layout.into_iter().chain([cache.info().directory]).collect()
+    layout.into_iter().chain([cache.paths().root().to_owned()]).collect()
 }
 
 /// Checks that a mount on `target` leaves `directories` in sight.
@@ -322,7 +322,7 @@ fn content_settings(request: &MountRequest) -> ContentSettings {
 /// Fetches the files of the view, in the order of their paths, behind whatever readers want. What the cache has
 /// no room for beside the others is left out: fetched too, it would only drive those out again.
 fn spawn_prefetch(filesystem: &Arc<Filesystem>, content: &Arc<Content>, cache: &Cache) -> JoinHandle<()> {
-    let mut room = cache.info().bytes_max;
+    let mut room = cache.bytes_max();
     let (mut layers, mut left_out) = (Vec::new(), 0_u64);
     for file in filesystem.view().files() {
         match room.checked_sub(file.size) {

@@ -117,7 +117,7 @@ impl Blob {
         index: Option<LayerIndex>,
         settings: BlobSettings,
     ) -> Self {
-        let cache_bytes = fetcher.cache.info().bytes_max;
+        let cache_bytes = fetcher.cache.bytes_max();
         // Read-ahead that is evicted before it is read is fetched twice: sixteen streams together may fill half of
         // the cache, and a file is only read through to its end where it fits twice.
         let window_max = (chunk_count(cache_bytes) / 32).clamp(2, WINDOW_MAX);

@@ -61,7 +61,7 @@ impl Blob {
                 ),
             )
         };
-        if self.bytes > self.fetcher.cache.info().bytes_max {
+        if self.bytes > self.fetcher.cache.bytes_max() {
             return Err(cannot_keep());
         }
         // Fills that each pinned what they have would take the room from each other until none came to its end.

@@ -8,7 +8,7 @@
 use self::header::Header;
 use self::inflate::{Damaged, Inflate, Place};
 use super::restart::{BlockState, RestartPoint, RestartState, Window};
-use super::stream::{Position, Progress};
+use super::stream::{self, Position, Progress, Step};
 use crate::base::{Error, ErrorKind, Result};
 
 mod header;
@@ -64,12 +64,6 @@ struct Checkpoints {
     spacing: u64,
     last: Option<u64>,
     fresh: Vec<RestartPoint>,
-}
-
-/// What one step came to: bytes moved, and whether there may be another one.
-struct Step {
-    progress: Progress,
-    again: bool,
 }
 
 impl GzipDecoder {
@@ -141,19 +135,8 @@ impl GzipDecoder {
     /// `Invalid` for what is no gzip or goes beyond a limit, `Corrupt` for a checksum or length that does not match,
     /// each with the offset in the blob. Every later call fails likewise.
     pub fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<Progress> {
-        let mut sum = Progress::default();
-        while sum.written < output.len() {
-            let step =
-                self.step(&input[sum.consumed..], &mut output[sum.written..]).inspect_err(|error| {
-                    self.stage = Stage::Failed(error.clone());
-                })?;
-            sum.consumed += step.progress.consumed;
-            sum.written += step.progress.written;
-            if !step.again {
-                break;
-            }
-        }
-        Ok(sum)
+        let result = stream::repeat(input, output, |input, output| self.step(input, output));
+        result.inspect_err(|error| self.stage = Stage::Failed(error.clone()))
     }
 
     /// To be called when all of the blob was taken and [`Self::decode`] left room in the output.

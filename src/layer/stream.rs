@@ -16,6 +16,33 @@ pub struct Progress {
     pub written: usize,
 }
 
+/// What one step of a decoder came to: bytes moved, and whether there may be another one.
+pub(super) struct Step {
+    pub(super) progress: Progress,
+    pub(super) again: bool,
+}
+
+/// Takes steps until the output is full or no further one is to be had.
+///
+/// # Errors
+/// The first one of `step`.
+pub(super) fn repeat(
+    input: &[u8],
+    output: &mut [u8],
+    mut step: impl FnMut(&[u8], &mut [u8]) -> Result<Step>,
+) -> Result<Progress> {
+    let mut sum = Progress::default();
+    while sum.written < output.len() {
+        let step = step(&input[sum.consumed..], &mut output[sum.written..])?;
+        sum.consumed += step.progress.consumed;
+        sum.written += step.progress.written;
+        if !step.again {
+            break;
+        }
+    }
+    Ok(sum)
+}
+
 /// Where a decoder stands, in both spaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {

@@ -9,7 +9,7 @@ use ::zstd::stream::raw::{DParameter, InBuffer, Operation as _, OutBuffer};
 
 use self::header::FrameHeader;
 use super::restart::{RestartPoint, RestartState};
-use super::stream::{Position, Progress};
+use super::stream::{self, Position, Progress, Step};
 use crate::base::limits::ZSTD_WINDOW_LOG_MAX;
 use crate::base::{Error, ErrorKind, Result};
 
@@ -49,12 +49,6 @@ enum Stage {
     Skip(u64),
     /// Nothing: this went wrong.
     Failed(Error),
-}
-
-/// What one step came to: bytes moved, and whether there may be another one.
-struct Step {
-    progress: Progress,
-    again: bool,
 }
 
 impl ZstdDecoder {
@@ -100,19 +94,8 @@ impl ZstdDecoder {
     /// `Invalid` for what is no zstd or goes beyond a limit, `Unsupported` for frames that need a dictionary or too
     /// large a window, each with the offset in the blob. Every later call fails likewise.
     pub fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<Progress> {
-        let mut sum = Progress::default();
-        while sum.written < output.len() {
-            let step =
-                self.step(&input[sum.consumed..], &mut output[sum.written..]).inspect_err(|error| {
-                    self.stage = Stage::Failed(error.clone());
-                })?;
-            sum.consumed += step.progress.consumed;
-            sum.written += step.progress.written;
-            if !step.again {
-                break;
-            }
-        }
-        Ok(sum)
+        let result = stream::repeat(input, output, |input, output| self.step(input, output));
+        result.inspect_err(|error| self.stage = Stage::Failed(error.clone()))
     }
 
     /// To be called when all of the blob was taken and [`Self::decode`] left room in the output.

@@ -111,7 +111,8 @@ impl World {
     }
 
     fn open(&mut self) {
-        self.may_be_rejected = false;
+        // What was scheduled before a restart and not met yet is met after it.
+        self.may_be_rejected = self.source.wrong_bytes_left();
         let cache = Cache::open(self.cache_settings()).unwrap();
         let fetcher = Fetcher::new(cache.clone(), Handle::current());
         let source: Arc<dyn BlobSource> = self.source.clone();

@@ -73,6 +73,11 @@ impl MemorySource {
         self.faults.lock().unwrap().iter().filter(|fault| **fault != Fault::None).count()
     }
 
+    /// Whether bodies with wrong bytes are still to come.
+    pub fn wrong_bytes_left(&self) -> bool {
+        self.faults.lock().unwrap().iter().any(|fault| matches!(fault, Fault::WrongByte(_)))
+    }
+
     /// Forgets the faults that have not been met.
     pub fn clear_faults(&self) {
         self.faults.lock().unwrap().clear();

@@ -15,6 +15,7 @@ use crate::base::chunk::chunks_of;
 use crate::base::{Digest, Error, ErrorKind, Result, chunk_range};
 use crate::cache::{DirectSegment, Pin};
 use crate::fetch::{Blob, BlobLease, BlobSettings, Coming, Fetcher, Wanted};
+use crate::layer::FileBody;
 use crate::registry::BlobSource;
 
 pub use crate::fetch::Standing;
@@ -83,14 +84,13 @@ impl Content {
         self.layers[layer].blob()
     }
 
-    /// Answers from the cache alone: fills `buffer` (cleared first) with exactly the bytes `range` of the file in
-    /// layer `layer`, or returns `false` and leaves the read to [`Self::read`]. May wait for the disk, never for
+    /// Answers from the cache alone: fills `buffer` (cleared first) with exactly the bytes `range` of `file`, or returns `false` and leaves the read to [`Self::read`]. May wait for the disk, never for
     /// the network. `range` must lie within the file.
     ///
     /// # Errors
     /// `Corrupt` when the content was rejected.
-    pub fn read_cached(&self, layer: usize, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
-        let blob = self.blob(layer);
+    pub fn read_cached(&self, file: &FileBody, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
+        let blob = self.blob(file.layer);
         blob.check_not_rejected()?;
         if self.settings.verify_before_read && !blob.is_verified() {
             return Ok(false);
@@ -103,12 +103,13 @@ impl Content {
         Ok(is_hit)
     }
 
-    /// Reads exactly `range` of the file in layer `layer`, from cache or network. Ends in an error when nothing
+    /// Reads exactly `range` of `file`, from cache or network. Ends in an error when nothing
     /// arrives for the configured time.
     ///
     /// # Errors
     /// `Corrupt`, `TimedOut`, or what the source failed with once its attempts were used up.
-    pub async fn read(&self, layer: usize, range: Range<u64>) -> Result<Vec<u8>> {
+    pub async fn read(&self, file: &FileBody, range: Range<u64>) -> Result<Vec<u8>> {
+        let layer = file.layer;
         let blob = self.blob(layer);
         if self.settings.verify_before_read && !blob.is_verified() {
             blob.verified().await?;
@@ -193,16 +194,16 @@ impl Content {
         }
     }
 
-    /// Told for each `open` of the file in layer `layer`: checks in the background what an earlier process
+    /// Told for each `open` of `file`: checks in the background what an earlier process
     /// has left in the cache, so that a later open can be handed to the kernel.
-    pub fn opened(&self, layer: usize) {
-        self.blob(layer).check_in_background();
+    pub fn opened(&self, file: &FileBody) {
+        self.blob(file.layer).check_in_background();
     }
 
-    /// The file in layer `layer` as a plain file for the kernel, if it is complete and verified.
+    /// `file` as a plain file for the kernel, if it is complete and verified.
     #[must_use]
-    pub fn direct(&self, layer: usize) -> Option<DirectFile> {
-        let blob = self.blob(layer);
+    pub fn direct(&self, file: &FileBody) -> Option<DirectFile> {
+        let blob = self.blob(file.layer);
         if !blob.is_verified() || blob.bytes() == 0 {
             return None;
         }
@@ -216,16 +217,16 @@ impl Content {
         self.blob(layer).digest()
     }
 
-    /// How many bytes of layer `layer` are cached.
+    /// How many bytes of `file` are cached.
     #[must_use]
-    pub fn cached_bytes(&self, layer: usize) -> u64 {
-        self.blob(layer).segment().cached_bytes()
+    pub fn cached_bytes(&self, file: &FileBody) -> u64 {
+        self.blob(file.layer).segment().cached_bytes()
     }
 
-    /// What is known about the cached bytes of layer `layer`.
+    /// What is known about the cached bytes of `file`.
     #[must_use]
-    pub fn standing(&self, layer: usize) -> Standing {
-        self.blob(layer).standing()
+    pub fn standing(&self, file: &FileBody) -> Standing {
+        self.blob(file.layer).standing()
     }
 
     /// Bytes fetched for these layers since the mount.
@@ -256,12 +257,12 @@ impl Content {
         }
     }
 
-    /// Fetches layer `layer` whole, until all of it is in the cache.
+    /// Fetches `file` whole, until all of it is in the cache.
     ///
     /// # Errors
     /// What the fetch failed with; `NoSpace` when the cache cannot hold it.
-    pub async fn fill(&self, layer: usize) -> Result<()> {
-        self.blob(layer).fill(false).await
+    pub async fn fill(&self, file: &FileBody) -> Result<()> {
+        self.blob(file.layer).fill(false).await
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 
 use crate::base::{Digest, Error, ErrorKind, Result, chunk_count};
 use crate::cache::{Cache, DocumentKind, SegmentId};
-use crate::layer::LayerIndex;
+use crate::layer::LayerProof;
 use crate::registry::BlobSource;
 
 use limits::SourceLimits;
@@ -121,8 +121,8 @@ impl Fetcher {
         let segment = self.cache.segment(&id, bytes)?;
         let index = self
             .cache
-            .read_document(DocumentKind::LayerIndex, digest)
-            .and_then(|encoded| LayerIndex::decode(&encoded, digest, bytes).ok());
+            .read_document(DocumentKind::Proof, digest)
+            .and_then(|encoded| LayerProof::decode(&encoded, digest, bytes).ok());
         let made = Arc::new(Blob::new(self.clone(), digest.clone(), bytes, segment, index, settings));
         let blob = {
             let mut blobs = lock(&self.blobs);

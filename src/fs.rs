@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Digest, Error, ErrorKind};
+use crate::layer::FileBody;
 use crate::tree::{Ino, Inode, InodeKind, View};
 
 use failure_log::FailureLog;
@@ -134,7 +135,7 @@ impl Filesystem {
     pub fn read_link(&self, ino: Ino) -> FsResult<&[u8]> {
         match &self.inode(ino)?.kind {
             InodeKind::Symlink { target } => Ok(target),
-            InodeKind::File { .. } | InodeKind::Directory => Err(FsError::NotLink),
+            InodeKind::File(_) | InodeKind::Directory => Err(FsError::NotLink),
         }
     }
 
@@ -144,14 +145,14 @@ impl Filesystem {
         Statistics::of(&self.view)
     }
 
-    /// Checks that `ino` is a file, tells the content that it is opened, and returns the layer that holds it.
+    /// Checks that `ino` is a file, tells the content that it is opened, and returns its body.
     ///
     /// # Errors
     /// `NotFound`, `IsDirectory`, `NotFile`.
-    pub fn opened(&self, ino: Ino) -> FsResult<usize> {
-        let (layer, _) = self.file(ino)?;
-        Arc::clone(&self.content).opened(layer);
-        Ok(layer)
+    pub fn opened(&self, ino: Ino) -> FsResult<&FileBody> {
+        let file = self.file(ino)?;
+        Arc::clone(&self.content).opened(file);
+        Ok(file)
     }
 
     /// Answers a read of `length` bytes at `offset` without waiting for the network: fills `buffer` (cleared
@@ -161,18 +162,18 @@ impl Filesystem {
     /// # Errors
     /// Those of [`Self::opened`]; `Content` when the bytes are known to be wrong.
     pub fn read_cached(&self, ino: Ino, offset: u64, length: u32, buffer: &mut Vec<u8>) -> FsResult<bool> {
-        let (layer, range) = self.range(ino, offset, length)?;
+        let (file, range) = self.range(ino, offset, length)?;
         buffer.clear();
         if range.is_empty() {
             return Ok(true);
         }
         let expected = range.end - range.start;
-        match self.content.read_cached(layer, range.clone(), buffer) {
+        match self.content.read_cached(file, range.clone(), buffer) {
             Ok(false) => Ok(false),
             Ok(true) => whole(buffer.len(), expected).map(|()| true),
             Err(error) => Err(error),
         }
-        .map_err(|error| self.failed(ino, layer, range.start, error))
+        .map_err(|error| self.failed(ino, file.layer, range.start, error))
     }
 
     /// The `length` bytes at `offset`, from cache or network; only those before the end of the file. Gives up
@@ -188,12 +189,12 @@ impl Filesystem {
         length: u32,
         limit: Option<Duration>,
     ) -> FsResult<Vec<u8>> {
-        let (layer, range) = self.range(ino, offset, length)?;
+        let (file, range) = self.range(ino, offset, length)?;
         if range.is_empty() {
             return Ok(Vec::new());
         }
         let expected = range.end - range.start;
-        let read = Arc::clone(&self.content).read(layer, range.clone());
+        let read = Arc::clone(&self.content).read(file, range.clone());
         let read = match limit {
             None => read.await,
             Some(limit) => tokio::time::timeout(limit, read).await.unwrap_or_else(|_| {
@@ -202,12 +203,12 @@ impl Filesystem {
             }),
         };
         read.and_then(|bytes| whole(bytes.len(), expected).map(|()| bytes))
-            .map_err(|error| self.failed(ino, layer, range.start, error))
+            .map_err(|error| self.failed(ino, file.layer, range.start, error))
     }
 
     /// The inodes whose bytes layer `layer` holds.
     pub fn inodes_of(&self, layer: usize) -> impl Iterator<Item = Ino> {
-        self.view.files().filter(move |file| file.layer == layer).map(|file| file.ino)
+        self.view.files().filter(move |file| file.body.layer == layer).map(|file| file.ino)
     }
 
     fn inode(&self, ino: Ino) -> FsResult<&Inode> {
@@ -217,23 +218,23 @@ impl Filesystem {
     fn directory(&self, ino: Ino) -> FsResult<()> {
         match self.inode(ino)?.kind {
             InodeKind::Directory => Ok(()),
-            InodeKind::File { .. } | InodeKind::Symlink { .. } => Err(FsError::NotDirectory),
+            InodeKind::File(_) | InodeKind::Symlink { .. } => Err(FsError::NotDirectory),
         }
     }
 
-    /// Layer and bytes of the file `ino`.
-    fn file(&self, ino: Ino) -> FsResult<(usize, u64)> {
-        match self.inode(ino)?.kind {
-            InodeKind::File { layer, size } => Ok((layer, size)),
+    /// The bytes of the file `ino`.
+    fn file(&self, ino: Ino) -> FsResult<&FileBody> {
+        match &self.inode(ino)?.kind {
+            InodeKind::File(body) => Ok(body),
             InodeKind::Directory => Err(FsError::IsDirectory),
             InodeKind::Symlink { .. } => Err(FsError::NotFile),
         }
     }
 
-    fn range(&self, ino: Ino, offset: u64, length: u32) -> FsResult<(usize, Range<u64>)> {
-        let (layer, size) = self.file(ino)?;
-        let end = offset.saturating_add(u64::from(length)).min(size);
-        Ok((layer, offset.min(end)..end))
+    fn range(&self, ino: Ino, offset: u64, length: u32) -> FsResult<(&FileBody, Range<u64>)> {
+        let file = self.file(ino)?;
+        let end = offset.saturating_add(u64::from(length)).min(file.size);
+        Ok((file, offset.min(end)..end))
     }
 
     fn failed(&self, ino: Ino, layer: usize, file_offset: u64, error: Error) -> FsError {

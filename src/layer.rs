@@ -3,12 +3,15 @@
 //! Sans-IO: bytes go in, entries come out. A raw layer has one entry, which is the whole blob; archives
 //! have many. See [`Entry`].
 
+use std::sync::Arc;
+
 use crate::base::{Digest, RelPath};
 
 pub mod decoder;
 pub mod encoding;
 pub mod gzip;
 pub mod index;
+pub mod proof;
 pub mod restart;
 #[cfg(test)]
 mod samples;
@@ -16,7 +19,8 @@ pub mod stream;
 pub mod tar;
 pub mod zstd;
 
-pub use index::{ChunkDigest, LayerIndex};
+pub use index::{EntryRef, IndexParts, LayerIndex, LayerStream, MEMBER_BYTES_MIN, Member};
+pub use proof::{ChunkDigest, LayerProof};
 
 /// A point in time as file systems keep it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,7 +118,7 @@ pub enum Extents {
     },
     /// In pieces, by file offset, that neither touch nor overlap in the file. What lies between and after them
     /// is holes, which read as zeros.
-    Sparse(Box<[Extent]>),
+    Sparse(Arc<[Extent]>),
 }
 
 /// One piece of a sparse file.
@@ -126,6 +130,32 @@ pub struct Extent {
     pub stream_offset: u64,
     /// Its bytes; never zero.
     pub length: u64,
+}
+
+/// The bytes of one regular file: which layer's stream holds them, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileBody {
+    /// The layer, as its place among those of a mount.
+    pub layer: usize,
+    /// Bytes of the file, its holes included.
+    pub size: u64,
+    /// Where the stream holds them.
+    pub extents: Extents,
+}
+
+/// What a layer says of the directory at its root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootAttributes {
+    /// Permission bits, with set-id and sticky bits (`0o7777`).
+    pub mode: u32,
+    /// The owner's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+    /// The time of the last change.
+    pub mtime: Timestamp,
+    /// Its extended attributes, by name.
+    pub xattrs: Box<[Xattr]>,
 }
 
 /// The entries of the layer `digest`, in the order in which it holds them.

@@ -199,9 +199,9 @@ impl Mounted {
             .files()
             .map(|file| FileStatus {
                 path: self.shown_path(file.ino),
-                size: file.size,
-                cached_bytes: self.content.cached_bytes(file.layer),
-                standing: self.content.standing(file.layer),
+                size: file.body.size,
+                cached_bytes: self.content.cached_bytes(file.body),
+                standing: self.content.standing(file.body),
                 passthrough: self.mount.is_passthrough(file.ino),
             })
             .collect();
@@ -323,12 +323,12 @@ fn content_settings(request: &MountRequest) -> ContentSettings {
 /// no room for beside the others is left out: fetched too, it would only drive those out again.
 fn spawn_prefetch(filesystem: &Arc<Filesystem>, content: &Arc<Content>, cache: &Cache) -> JoinHandle<()> {
     let mut room = cache.bytes_max();
-    let (mut layers, mut left_out) = (Vec::new(), 0_u64);
+    let (mut files, mut left_out) = (Vec::new(), 0_u64);
     for file in filesystem.view().files() {
-        match room.checked_sub(file.size) {
+        match room.checked_sub(file.body.size) {
             Some(rest) => {
                 room = rest;
-                layers.push(file.layer);
+                files.push(file.body.clone());
             }
             None => left_out += 1,
         }
@@ -338,10 +338,10 @@ fn spawn_prefetch(filesystem: &Arc<Filesystem>, content: &Arc<Content>, cache: &
     }
     let content = content.clone();
     tokio::spawn(async move {
-        for layer in layers {
+        for file in files {
             // One that fails is no reason to go without the others.
-            if let Err(error) = content.fill(layer).await {
-                tracing::warn!(digest = %content.digest(layer), error = error.chain(), "not prefetched");
+            if let Err(error) = content.fill(&file).await {
+                tracing::warn!(digest = %content.digest(file.layer), error = error.chain(), "not prefetched");
             }
         }
     })

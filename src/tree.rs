@@ -15,7 +15,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
 
 use crate::base::Result;
-use crate::layer::{LayerEntries, Timestamp};
+use crate::layer::{FileBody, LayerEntries, Timestamp};
 
 pub use view::View;
 pub use walk::{Missing, Obstacle};
@@ -58,12 +58,7 @@ pub enum InodeKind {
     /// A directory; see [`Tree::children`].
     Directory,
     /// A regular file.
-    File {
-        /// The layer that holds its bytes, as its index in [`Tree::build`]'s input.
-        layer: usize,
-        /// Bytes of the file.
-        size: u64,
-    },
+    File(FileBody),
     /// A symbolic link.
     Symlink {
         /// The bytes it holds.
@@ -79,13 +74,11 @@ impl InodeKind {
 
 /// A file of a tree, as its iterators show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileRecord {
+pub struct FileRecord<'a> {
     /// The file's inode.
     pub ino: Ino,
-    /// The layer that holds its bytes.
-    pub layer: usize,
-    /// Bytes of the file.
-    pub size: u64,
+    /// Its bytes.
+    pub body: &'a FileBody,
 }
 
 /// See the module's text.
@@ -159,7 +152,7 @@ impl Tree {
     }
 
     /// The regular files in the order of their paths.
-    pub fn files(&self) -> impl Iterator<Item = FileRecord> {
+    pub fn files(&self) -> impl Iterator<Item = FileRecord<'_>> {
         self.files_below(Ino::ROOT)
     }
 
@@ -177,16 +170,14 @@ impl Tree {
     }
 
     /// The files among `top` and what stands below it.
-    fn files_below(&self, top: Ino) -> impl Iterator<Item = FileRecord> {
+    fn files_below(&self, top: Ino) -> impl Iterator<Item = FileRecord<'_>> {
         let range = match (index_of(top), self.node(top)) {
             (Some(start), Some(node)) => start..node.end as usize,
             _ => 0..0,
         };
         let start = range.start;
-        self.nodes[range].iter().enumerate().filter_map(move |(offset, node)| match node.inode.kind {
-            InodeKind::File { layer, size } => {
-                Some(FileRecord { ino: Ino((start + offset) as u64 + 1), layer, size })
-            }
+        self.nodes[range].iter().enumerate().filter_map(move |(offset, node)| match &node.inode.kind {
+            InodeKind::File(body) => Some(FileRecord { ino: Ino((start + offset) as u64 + 1), body }),
             InodeKind::Directory | InodeKind::Symlink { .. } => None,
         })
     }

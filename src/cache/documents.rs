@@ -23,7 +23,7 @@ use super::stored::remove_file;
 
 const MAGIC: &[u8; 8] = b"rfmdocum";
 const HEADER_BYTES: usize = 48;
-const KINDS: [DocumentKind; 2] = [DocumentKind::Manifest, DocumentKind::LayerIndex];
+const KINDS: [DocumentKind; 3] = [DocumentKind::Manifest, DocumentKind::LayerIndex, DocumentKind::Proof];
 
 /// Documents take an eighth of the cache at most; the oldest go first. They are a few ten-thousandths of
 /// the content that they speak of, so only a cache that is tiny or very old comes there.

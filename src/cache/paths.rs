@@ -17,8 +17,10 @@ const VERSION: &str = "v1";
 pub enum DocumentKind {
     /// A manifest or an index, by its own digest.
     Manifest,
-    /// What is known about a layer, by the layer's digest.
+    /// The entries of a layer and the way into its stream, by the layer's digest.
     LayerIndex,
+    /// The digests of a layer's chunks, by the layer's digest.
+    Proof,
 }
 
 /// The paths of one cache directory.
@@ -87,6 +89,7 @@ impl CachePaths {
         self.versioned().join(match kind {
             DocumentKind::Manifest => "manifests",
             DocumentKind::LayerIndex => "layers",
+            DocumentKind::Proof => "proofs",
         })
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::base::{Algorithm, Digest, Error, ErrorKind, Result, chunk_count, chunk_range, clock};
 use crate::cache::Segment;
-use crate::layer::LayerIndex;
+use crate::layer::LayerProof;
 
 use super::lease::Listener;
 use super::slot::Slot;
@@ -90,7 +90,7 @@ pub struct Blob {
     pub(super) bytes: u64,
     pub(super) segment: Arc<Segment>,
     pub(super) state: Mutex<State>,
-    pub(super) index: OnceLock<LayerIndex>,
+    pub(super) index: OnceLock<LayerProof>,
     pub(super) verification: watch::Sender<Verification>,
     pub(super) counts: Counts,
     pub(super) listeners: Mutex<Vec<Listener>>,
@@ -114,7 +114,7 @@ impl Blob {
         digest: Digest,
         bytes: u64,
         segment: Arc<Segment>,
-        index: Option<LayerIndex>,
+        index: Option<LayerProof>,
         settings: BlobSettings,
     ) -> Self {
         let cache_bytes = fetcher.cache.bytes_max();

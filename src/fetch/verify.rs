@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 use crate::base::{Hasher, chunk_count};
 use crate::cache::DocumentKind;
-use crate::layer::LayerIndex;
+use crate::layer::LayerProof;
 
 use super::blob::Blob;
 use super::lock;
@@ -32,7 +32,7 @@ pub(super) enum Verification {
 
 /// What one pass over the blob found.
 enum Outcome {
-    Matches(LayerIndex),
+    Matches(LayerProof),
     Mismatch,
     Incomplete,
 }
@@ -103,14 +103,14 @@ impl Blob {
         if hasher.finish() != self.digest {
             return Outcome::Mismatch;
         }
-        LayerIndex::new(self.digest.clone(), self.bytes, chunk_digests)
+        LayerProof::new(self.digest.clone(), self.bytes, chunk_digests)
             .map_or(Outcome::Incomplete, Outcome::Matches)
     }
 
-    fn record(&self, index: LayerIndex) {
+    fn record(&self, index: LayerProof) {
         let encoded = index.encode();
         let cache = &self.fetcher.cache;
-        if let Err(error) = cache.write_document(DocumentKind::LayerIndex, &self.digest, &encoded) {
+        if let Err(error) = cache.write_document(DocumentKind::Proof, &self.digest, &encoded) {
             tracing::warn!(digest = %self.digest, error = error.chain(), "the verified blob's index is not kept");
         }
         // A second pass would have found the same.

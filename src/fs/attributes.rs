@@ -51,7 +51,7 @@ impl Attributes {
     pub(super) fn of(ino: Ino, inode: &Inode) -> Self {
         let (kind, size) = match &inode.kind {
             InodeKind::Directory => (FileKind::Directory, 0),
-            InodeKind::File { size, .. } => (FileKind::File, *size),
+            InodeKind::File(body) => (FileKind::File, body.size),
             InodeKind::Symlink { target } => (FileKind::Symlink, target.len() as u64),
         };
         Self {

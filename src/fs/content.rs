@@ -8,6 +8,7 @@ use async_trait::async_trait;
 
 use crate::base::{Digest, Result};
 use crate::content::{Content, DirectFile, Standing};
+use crate::layer::FileBody;
 
 /// The bytes of a mount's files, each of them named by its layer. See [`Content`], whose methods these are.
 #[async_trait]
@@ -16,28 +17,28 @@ pub trait FileContent: Debug + Send + Sync {
     ///
     /// # Errors
     /// See there.
-    fn read_cached(&self, layer: usize, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool>;
+    fn read_cached(&self, file: &FileBody, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool>;
 
     /// See [`Content::read`].
     ///
     /// # Errors
     /// See there.
-    async fn read(self: Arc<Self>, layer: usize, range: Range<u64>) -> Result<Vec<u8>>;
+    async fn read(self: Arc<Self>, file: &FileBody, range: Range<u64>) -> Result<Vec<u8>>;
 
     /// See [`Content::opened`].
-    fn opened(self: Arc<Self>, layer: usize);
+    fn opened(self: Arc<Self>, file: &FileBody);
 
     /// See [`Content::direct`].
-    fn direct(&self, layer: usize) -> Option<DirectFile>;
+    fn direct(&self, file: &FileBody) -> Option<DirectFile>;
 
     /// See [`Content::digest`].
     fn digest(&self, layer: usize) -> &Digest;
 
     /// See [`Content::cached_bytes`].
-    fn cached_bytes(&self, layer: usize) -> u64;
+    fn cached_bytes(&self, file: &FileBody) -> u64;
 
     /// See [`Content::standing`].
-    fn standing(&self, layer: usize) -> Standing;
+    fn standing(&self, file: &FileBody) -> Standing;
 
     /// See [`Content::on_rejected`].
     fn on_rejected(&self, callback: Box<dyn Fn(usize) + Send + Sync>);
@@ -45,32 +46,32 @@ pub trait FileContent: Debug + Send + Sync {
 
 #[async_trait]
 impl FileContent for Content {
-    fn read_cached(&self, layer: usize, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
-        Content::read_cached(self, layer, range, buffer)
+    fn read_cached(&self, file: &FileBody, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
+        Content::read_cached(self, file, range, buffer)
     }
 
-    async fn read(self: Arc<Self>, layer: usize, range: Range<u64>) -> Result<Vec<u8>> {
-        Content::read(&self, layer, range).await
+    async fn read(self: Arc<Self>, file: &FileBody, range: Range<u64>) -> Result<Vec<u8>> {
+        Content::read(&self, file, range).await
     }
 
-    fn opened(self: Arc<Self>, layer: usize) {
-        Content::opened(&self, layer);
+    fn opened(self: Arc<Self>, file: &FileBody) {
+        Content::opened(&self, file);
     }
 
-    fn direct(&self, layer: usize) -> Option<DirectFile> {
-        Content::direct(self, layer)
+    fn direct(&self, file: &FileBody) -> Option<DirectFile> {
+        Content::direct(self, file)
     }
 
     fn digest(&self, layer: usize) -> &Digest {
         Content::digest(self, layer)
     }
 
-    fn cached_bytes(&self, layer: usize) -> u64 {
-        Content::cached_bytes(self, layer)
+    fn cached_bytes(&self, file: &FileBody) -> u64 {
+        Content::cached_bytes(self, file)
     }
 
-    fn standing(&self, layer: usize) -> Standing {
-        Content::standing(self, layer)
+    fn standing(&self, file: &FileBody) -> Standing {
+        Content::standing(self, file)
     }
 
     fn on_rejected(&self, callback: Box<dyn Fn(usize) + Send + Sync>) {

@@ -37,7 +37,8 @@ impl Memory {
 
 #[async_trait]
 impl FileContent for Memory {
-    fn read_cached(&self, layer: usize, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
+    fn read_cached(&self, file: &FileBody, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
+        let layer = file.layer;
         if self.cold.contains(&layer) {
             return Ok(false);
         }
@@ -46,18 +47,19 @@ impl FileContent for Memory {
         Ok(true)
     }
 
-    async fn read(self: Arc<Self>, layer: usize, range: Range<u64>) -> Result<Vec<u8>> {
+    async fn read(self: Arc<Self>, file: &FileBody, range: Range<u64>) -> Result<Vec<u8>> {
+        let layer = file.layer;
         if self.stuck {
             std::future::pending::<()>().await;
         }
         self.bytes(layer, range)
     }
 
-    fn opened(self: Arc<Self>, _layer: usize) {
+    fn opened(self: Arc<Self>, _file: &FileBody) {
         self.opened.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn direct(&self, _layer: usize) -> Option<DirectFile> {
+    fn direct(&self, _file: &FileBody) -> Option<DirectFile> {
         None
     }
 
@@ -65,11 +67,13 @@ impl FileContent for Memory {
         &self.files[layer].0
     }
 
-    fn cached_bytes(&self, layer: usize) -> u64 {
+    fn cached_bytes(&self, file: &FileBody) -> u64 {
+        let layer = file.layer;
         if self.cold.contains(&layer) { 0 } else { self.files[layer].1.len() as u64 }
     }
 
-    fn standing(&self, layer: usize) -> Standing {
+    fn standing(&self, file: &FileBody) -> Standing {
+        let layer = file.layer;
         if self.cold.contains(&layer) { Standing::Absent } else { Standing::Proven }
     }
 
@@ -179,7 +183,7 @@ async fn only_files_are_read_and_opened() {
     assert_eq!(errno(read(&fs, Ino(99), 0, 1).await), rustix::io::Errno::NOENT);
     assert_eq!(errno(fs.opened(Ino::ROOT)), rustix::io::Errno::ISDIR);
     assert_eq!(content.opened.load(Ordering::Relaxed), 0);
-    assert_eq!(fs.opened(find(&fs, "dir/sevens")).unwrap(), 1);
+    assert_eq!(fs.opened(find(&fs, "dir/sevens")).unwrap().layer, 1);
     assert_eq!(content.opened.load(Ordering::Relaxed), 1);
 }
 

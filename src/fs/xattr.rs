@@ -68,7 +68,7 @@ impl Filesystem {
 
     fn attributes_of(&self, ino: Ino) -> FsResult<Vec<Attribute>> {
         let is_file = match self.inode(ino)?.kind {
-            InodeKind::File { .. } => true,
+            InodeKind::File(_) => true,
             InodeKind::Directory | InodeKind::Symlink { .. } => false,
         };
         let mut attributes = Vec::new();
@@ -93,10 +93,10 @@ impl Filesystem {
                 return Ok(owner.into_os_string().into_vec());
             }
             Attribute::Digest | Attribute::LayerDigest => {
-                self.content().digest(self.file(ino)?.0).to_string()
+                self.content().digest(self.file(ino)?.layer).to_string()
             }
-            Attribute::CachedBytes => self.content().cached_bytes(self.file(ino)?.0).to_string(),
-            Attribute::Standing => standing(self.content().standing(self.file(ino)?.0)).to_owned(),
+            Attribute::CachedBytes => self.content().cached_bytes(self.file(ino)?).to_string(),
+            Attribute::Standing => standing(self.content().standing(self.file(ino)?)).to_owned(),
         };
         Ok(text.into_bytes())
     }

@@ -22,6 +22,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use crate::fs::{Filesystem, FsError, FsResult, Handed, OpenFiles, OpenMode};
+use crate::layer::FileBody;
 use crate::tree::Ino;
 
 use super::convert::{TTL, errno, file_attr, file_type, no_entry};
@@ -63,11 +64,11 @@ impl Adapter {
     fn open_file(&self, ino: Ino, reply: ReplyOpen) {
         // Content may start tasks.
         let _runtime = self.runtime.enter();
-        let layer = match self.fs.opened(ino) {
-            Ok(layer) => layer,
+        let file = match self.fs.opened(ino) {
+            Ok(file) => file,
             Err(error) => return reply.error(errno(&error)),
         };
-        match self.open_files.open(ino, || self.hand_over(layer, &reply)) {
+        match self.open_files.open(ino, || self.hand_over(file, &reply)) {
             OpenMode::Cached => {
                 reply.opened(NO_HANDLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
             }
@@ -77,12 +78,12 @@ impl Adapter {
         }
     }
 
-    /// Gives the file of `layer` to the kernel, if it is complete and the kernel takes it.
-    fn hand_over(&self, layer: usize, reply: &ReplyOpen) -> Option<Handed<BackingId>> {
+    /// Gives `file` to the kernel, if it is complete and the kernel takes it.
+    fn hand_over(&self, file: &FileBody, reply: &ReplyOpen) -> Option<Handed<BackingId>> {
         if !self.passthrough.load(Ordering::Relaxed) {
             return None;
         }
-        let file = self.fs.content().direct(layer)?;
+        let file = self.fs.content().direct(file)?;
         match reply.open_backing(&file.file) {
             Ok(backing) => Some(Handed { backing, file }),
             Err(error) => {

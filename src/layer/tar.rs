@@ -16,7 +16,7 @@ use self::budget::Budget;
 use self::header::{Block, HeaderBlock};
 use self::member::{Member, Step};
 use self::pax::{Owner, PaxHeader};
-use super::{Entry, Timestamp, Xattr};
+use super::{Entry, RootAttributes};
 use crate::base::limits::{ARCHIVE_EXTENSION_BYTES_MAX, BLOB_BYTES_MAX, PATH_BYTES_MAX};
 use crate::base::{Error, ErrorKind, RelPath, Result};
 
@@ -40,21 +40,6 @@ pub enum TarItem {
     Root(RootAttributes),
     /// A file, directory, link or device.
     Entry(Entry),
-}
-
-/// What an archive says of the directory that it is unpacked in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RootAttributes {
-    /// Permission bits, with set-id and sticky bits (`0o7777`).
-    pub mode: u32,
-    /// The owner's number.
-    pub uid: u32,
-    /// The group's number.
-    pub gid: u32,
-    /// The time of the last change.
-    pub mtime: Timestamp,
-    /// Its extended attributes, by name.
-    pub xattrs: Box<[Xattr]>,
 }
 
 /// What [`TarReader::feed`] did.

@@ -1,7 +1,7 @@
 //! From sorted paths to the inode table, in one pass.
 
 use crate::base::{Error, ErrorKind, Result};
-use crate::layer::{EntryKind, Extents, LayerEntries, Timestamp};
+use crate::layer::{EntryKind, Extents, FileBody, LayerEntries, Timestamp};
 
 use super::merge::Placed;
 use super::{Inode, InodeKind, Node, Tree};
@@ -152,8 +152,9 @@ fn inode_of(layers: &[LayerEntries], placed: &Placed<'_>) -> Result<Inode> {
     let entry = placed.entry;
     let (kind, nlink) = match &entry.kind {
         // A file's offsets are read as its stream's, which holds for a file that begins with its stream.
-        EntryKind::File { size, extents: Extents::Contiguous { stream_offset: 0 } } => {
-            (InodeKind::File { layer: placed.layer, size: *size }, 1)
+        EntryKind::File { size, extents: extents @ Extents::Contiguous { stream_offset: 0 } } => {
+            let body = FileBody { layer: placed.layer, size: *size, extents: extents.clone() };
+            (InodeKind::File(body), 1)
         }
         EntryKind::Directory => (InodeKind::Directory, 2),
         EntryKind::Symlink { target } => (InodeKind::Symlink { target: target.clone() }, 1),

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::base::{Algorithm, Digest, ErrorKind, RelPath};
-use crate::layer::{Entry, EntryKind};
+use crate::layer::{Entry, EntryKind, Extents};
 
 fn entry(path: &str, kind: EntryKind) -> Entry {
     let mtime = Timestamp { seconds: 7, nanoseconds: 5 };
@@ -67,8 +67,11 @@ fn missing_parents_are_made_and_links_counted() {
     assert_eq!(tree.inode(Ino::ROOT).unwrap().nlink, 3);
     let inode = tree.inode(walk(&tree, "a/b/c").unwrap()).unwrap();
     assert_eq!((inode.mode, inode.uid, inode.gid, inode.nlink), (0o640, 1, 2, 1));
-    assert_eq!(inode.kind, InodeKind::File { layer: 0, size: 9 });
-    assert_eq!(tree.files().map(|file| file.size).collect::<Vec<_>>(), [9, 1]);
+    assert_eq!(
+        inode.kind,
+        InodeKind::File(FileBody { layer: 0, size: 9, extents: Extents::Contiguous { stream_offset: 0 } })
+    );
+    assert_eq!(tree.files().map(|file| file.body.size).collect::<Vec<_>>(), [9, 1]);
     assert_eq!(tree.inode(Ino(0)), None);
     assert_eq!(tree.inode(Ino(u64::MAX)), None);
 }

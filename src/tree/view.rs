@@ -45,7 +45,7 @@ impl View {
         let (mut files, mut total_bytes) = (0, 0_u64);
         for file in tree.files_below(top) {
             files += 1;
-            total_bytes = total_bytes.saturating_add(file.size);
+            total_bytes = total_bytes.saturating_add(file.body.size);
         }
         Ok(Self { tree, top, files, total_bytes })
     }
@@ -53,7 +53,7 @@ impl View {
     /// Whether the root is a regular file, which a directory can't be the mount point of.
     #[must_use]
     pub fn is_file(&self) -> bool {
-        self.root().is_some_and(|inode| matches!(inode.kind, InodeKind::File { .. }))
+        self.root().is_some_and(|inode| matches!(inode.kind, InodeKind::File(_)))
     }
 
     /// The inode `ino`, if the view has it.
@@ -89,7 +89,7 @@ impl View {
     }
 
     /// The view's files in the order of their paths.
-    pub fn files(&self) -> impl Iterator<Item = FileRecord> {
+    pub fn files(&self) -> impl Iterator<Item = FileRecord<'_>> {
         self.tree.files_below(self.top).map(|record| FileRecord { ino: self.as_shown(record.ino), ..record })
     }
 

@@ -9,6 +9,7 @@ use refmount::base::{CHUNK_BYTES, Digest, ErrorKind};
 use refmount::cache::{Cache, CacheSettings, FreeSpaceFloor, Prune};
 use refmount::content::{Content, ContentSettings, Standing};
 use refmount::fetch::Fetcher;
+use refmount::layer::{Extents, FileBody};
 use refmount::registry::BlobSource;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -17,6 +18,11 @@ use crate::support::memory_source::{Fault, MemorySource};
 
 pub const SETTINGS: ContentSettings =
     ContentSettings { verify_before_read: false, whole_files: false, read_timeout: Duration::from_secs(5) };
+
+/// The file that layer `layer` is. Content takes what a mount's tree says of a raw layer for granted.
+pub fn body(layer: usize) -> FileBody {
+    FileBody { layer, size: u64::MAX, extents: Extents::Contiguous { stream_offset: 0 } }
+}
 
 pub fn random_bytes(seed: u64, bytes: u64) -> Vec<u8> {
     let mut data = vec![0; bytes as usize];
@@ -67,8 +73,8 @@ impl Setting {
         for start in (0..self.data.len()).step_by(128 << 10) {
             let end = self.data.len().min(start + (128 << 10));
             let mut buffer = Vec::new();
-            if !content.read_cached(0, start as u64..end as u64, &mut buffer).unwrap() {
-                buffer = content.read(0, start as u64..end as u64).await.unwrap();
+            if !content.read_cached(&body(0), start as u64..end as u64, &mut buffer).unwrap() {
+                buffer = content.read(&body(0), start as u64..end as u64).await.unwrap();
             }
             assert!(buffer == self.data[start..end], "bytes {start}..{end}");
         }
@@ -91,13 +97,13 @@ async fn a_scattered_read_fetches_its_chunks_and_no_more() {
     let content = setting.content(SETTINGS);
     for start in [31 * CHUNK_BYTES + 7, 5 * CHUNK_BYTES - 100, 17 * CHUNK_BYTES] {
         let range = start..start + (64 << 10);
-        let bytes = content.read(0, range.clone()).await.unwrap();
+        let bytes = content.read(&body(0), range.clone()).await.unwrap();
         assert!(bytes == setting.data[range.start as usize..range.end as usize]);
     }
     assert_eq!(content.network_bytes(), 4 * CHUNK_BYTES);
     assert_eq!(setting.source.requests().len(), 3, "neighbours come in one request");
     let tail = setting.data.len() as u64 - 3..setting.data.len() as u64;
-    assert_eq!(content.read(0, tail).await.unwrap(), setting.data[setting.data.len() - 3..]);
+    assert_eq!(content.read(&body(0), tail).await.unwrap(), setting.data[setting.data.len() - 3..]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +113,7 @@ async fn many_readers_of_one_chunk_make_one_request() {
     let readers: Vec<_> = (0..64)
         .map(|_| {
             let content = content.clone();
-            tokio::spawn(async move { content.read(0, CHUNK_BYTES..CHUNK_BYTES + 4096).await })
+            tokio::spawn(async move { content.read(&body(0), CHUNK_BYTES..CHUNK_BYTES + 4096).await })
         })
         .collect();
     for reader in readers {
@@ -127,11 +133,15 @@ async fn two_mounts_of_one_blob_fetch_it_once() {
     let layer = || [(setting.digest.clone(), setting.data.len() as u64)];
     let one = Content::new(&fetcher, &source, layer(), SETTINGS).unwrap();
     let two = Content::new(&fetcher, &source, layer(), SETTINGS).unwrap();
-    let (left, right) = tokio::join!(one.read(0, 0..4096), two.read(0, 0..4096));
+    let file = body(0);
+    let (left, right) = tokio::join!(one.read(&file, 0..4096), two.read(&file, 0..4096));
     assert!(left.unwrap() == right.unwrap());
     assert_eq!(setting.source.requests().len(), 1);
     drop(one);
-    assert!(two.read(0, 3 * CHUNK_BYTES..3 * CHUNK_BYTES + 1).await.is_ok(), "the other mount goes on");
+    assert!(
+        two.read(&body(0), 3 * CHUNK_BYTES..3 * CHUNK_BYTES + 1).await.is_ok(),
+        "the other mount goes on"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,8 +153,8 @@ async fn a_sequential_reader_is_served_by_few_requests_and_the_blob_is_proven_at
     assert!(requests <= 24, "{requests} requests for 200 chunks");
     let wasted = content.network_bytes() - setting.data.len() as u64;
     assert!(wasted <= 8 * CHUNK_BYTES, "{wasted} bytes fetched twice");
-    until("the check of the complete blob", || content.standing(0) == Standing::Proven).await;
-    let mut direct = content.direct(0).expect("complete and verified").file;
+    until("the check of the complete blob", || content.standing(&body(0)) == Standing::Proven).await;
+    let mut direct = content.direct(&body(0)).expect("complete and verified").file;
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut direct, &mut bytes).unwrap();
     assert!(bytes == setting.data);
@@ -155,9 +165,9 @@ async fn reading_through_fetches_the_rest_of_the_file() {
     let setting = Setting::new(160 * CHUNK_BYTES);
     let content = setting.content(ContentSettings { whole_files: true, ..SETTINGS });
     for chunk in 0..24 {
-        content.read(0, chunk * CHUNK_BYTES..(chunk + 1) * CHUNK_BYTES).await.unwrap();
+        content.read(&body(0), chunk * CHUNK_BYTES..(chunk + 1) * CHUNK_BYTES).await.unwrap();
     }
-    until("the rest", || content.cached_bytes(0) == setting.data.len() as u64).await;
+    until("the rest", || content.cached_bytes(&body(0)) == setting.data.len() as u64).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -170,7 +180,7 @@ async fn a_broken_body_is_resumed_at_the_next_byte() {
         Fault::None,
     ]);
     let content = setting.content(SETTINGS);
-    let bytes = content.read(0, 0..4096).await.unwrap();
+    let bytes = content.read(&body(0), 0..4096).await.unwrap();
     assert!(bytes == setting.data[..4096]);
     let starts: Vec<u64> = setting.source.requests().iter().map(|(_, range)| range.start).collect();
     assert_eq!(starts, [0, 700_000, 700_000, 700_001]);
@@ -182,7 +192,7 @@ async fn a_source_that_ignores_ranges_is_read_whole_and_once() {
     let setting = Setting::new(20 * CHUNK_BYTES + 1);
     setting.source.schedule([Fault::Whole; 64]);
     let content = Arc::new(setting.content(SETTINGS));
-    let first = content.read(0, 9 * CHUNK_BYTES..9 * CHUNK_BYTES + 10).await.unwrap();
+    let first = content.read(&body(0), 9 * CHUNK_BYTES..9 * CHUNK_BYTES + 10).await.unwrap();
     assert!(first == setting.data[9 * CHUNK_BYTES as usize..9 * CHUNK_BYTES as usize + 10]);
     setting.read_all(&content).await;
     assert!(content.network_bytes() <= 2 * setting.data.len() as u64);
@@ -195,14 +205,14 @@ async fn what_stays_away_ends_in_an_error_that_names_it() {
     let settings = ContentSettings { read_timeout: Duration::from_millis(300), ..SETTINGS };
     let content = setting.content(settings);
     setting.source.schedule([Fault::Refused(ErrorKind::Unavailable); 100]);
-    let error = content.read(0, CHUNK_BYTES..CHUNK_BYTES + 1).await.unwrap_err();
+    let error = content.read(&body(0), CHUNK_BYTES..CHUNK_BYTES + 1).await.unwrap_err();
     let text = error.chain();
     assert!(text.contains(setting.digest.as_str()) && text.contains("1048576"), "{text}");
     assert!(text.contains("memory") && text.contains("refused as scheduled"), "{text}");
 
     setting.source.clear_faults();
     setting.source.schedule([Fault::Stalled(5)]);
-    let error = content.read(0, 0..1).await.unwrap_err();
+    let error = content.read(&body(0), 0..1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
 }
 
@@ -216,7 +226,7 @@ async fn a_blob_that_is_said_to_be_empty_is_not_shown_as_an_empty_file() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains(setting.digest.as_str()), "{error}");
     let empty = Digest::of(refmount::base::Algorithm::Sha256, b"");
-    assert_eq!(layer(empty).unwrap().standing(0), Standing::Proven);
+    assert_eq!(layer(empty).unwrap().standing(&body(0)), Standing::Proven);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,8 +234,8 @@ async fn a_missing_blob_fails_at_once() {
     let setting = Setting::new(CHUNK_BYTES);
     setting.source.schedule([Fault::Refused(ErrorKind::NotFound)]);
     let content = setting.content(SETTINGS);
-    assert_eq!(content.read(0, 0..1).await.unwrap_err().kind(), ErrorKind::NotFound);
-    assert!(content.read(0, 0..1).await.is_ok(), "a later read tries again");
+    assert_eq!(content.read(&body(0), 0..1).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(content.read(&body(0), 0..1).await.is_ok(), "a later read tries again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -239,11 +249,11 @@ async fn wrong_bytes_are_dropped_fetched_again_and_told_to_those_that_read_them(
         assert_eq!(layer, 0);
         counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
     }));
-    let _ = content.read(0, 0..setting.data.len() as u64).await;
+    let _ = content.read(&body(0), 0..setting.data.len() as u64).await;
     until("the rejection", || told.load(std::sync::atomic::Ordering::SeqCst) == 1).await;
     assert_eq!(content.rejected_chunks(), 4);
     setting.read_all(&content).await;
-    until("the proof", || content.standing(0) == Standing::Proven).await;
+    until("the proof", || content.standing(&body(0)) == Standing::Proven).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,11 +265,11 @@ async fn a_blob_that_is_wrong_twice_is_an_error_from_then_on() {
     let setting = Setting { data, digest, source: Arc::new(source), directory: tempfile::tempdir().unwrap() };
     let before_read = ContentSettings { verify_before_read: true, ..SETTINGS };
     let content = setting.content(before_read);
-    let error = content.read(0, 0..10).await.unwrap_err();
+    let error = content.read(&body(0), 0..10).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert_eq!(content.standing(0), Standing::Rejected);
-    assert_eq!(content.cached_bytes(0), 0, "wrong bytes are not kept");
-    assert_eq!(content.read_cached(0, 0..10, &mut Vec::new()).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(content.standing(&body(0)), Standing::Rejected);
+    assert_eq!(content.cached_bytes(&body(0)), 0, "wrong bytes are not kept");
+    assert_eq!(content.read_cached(&body(0), 0..10, &mut Vec::new()).unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,9 +277,9 @@ async fn before_read_serves_nothing_that_is_not_verified() {
     let setting = Setting::new(5 * CHUNK_BYTES + 9);
     setting.source.schedule([Fault::WrongByte(3), Fault::Truncated(2 * CHUNK_BYTES)]);
     let content = setting.content(ContentSettings { verify_before_read: true, ..SETTINGS });
-    let bytes = content.read(0, 100..200).await.unwrap();
+    let bytes = content.read(&body(0), 100..200).await.unwrap();
     assert!(bytes == setting.data[100..200]);
-    assert_eq!(content.standing(0), Standing::Proven);
+    assert_eq!(content.standing(&body(0)), Standing::Proven);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -277,7 +287,7 @@ async fn before_read_says_when_the_cache_is_too_small_for_it() {
     let setting = Setting::new(12 * CHUNK_BYTES);
     let cache = open_cache(&setting.directory, 4);
     let content = setting.content_in(&cache, ContentSettings { verify_before_read: true, ..SETTINGS });
-    let error = content.read(0, 0..1).await.unwrap_err();
+    let error = content.read(&body(0), 0..1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace);
     assert!(error.to_string().contains("--cache-size"), "{error}");
 }
@@ -294,7 +304,7 @@ async fn blobs_that_only_fit_one_after_the_other_wait_for_each_other() {
     let content = Arc::new(Content::new(&fetcher, &source, layers, settings).unwrap());
     let readers = (0..blobs.len()).map(|layer| {
         let content = content.clone();
-        tokio::spawn(async move { content.read(layer, 7..4096).await })
+        tokio::spawn(async move { content.read(&body(layer), 7..4096).await })
     });
     for (reader, blob) in readers.collect::<Vec<_>>().into_iter().zip(&blobs) {
         assert!(reader.await.unwrap().expect("there is room for each of them") == blob[7..4096]);
@@ -307,21 +317,21 @@ async fn after_one_verification_every_chunk_is_checked_by_itself() {
     let cache = open_cache(&setting.directory, 64);
     {
         let content = setting.content_in(&cache, ContentSettings { verify_before_read: true, ..SETTINGS });
-        content.read(0, 0..1).await.unwrap();
+        content.read(&body(0), 0..1).await.unwrap();
     }
     until("the last reader's end", || cache.prune(Prune::Unused).unwrap().removed_chunks == 6).await;
     let content = setting.content_in(&cache, SETTINGS);
-    assert_eq!(content.cached_bytes(0), 0);
+    assert_eq!(content.cached_bytes(&body(0)), 0);
     setting.source.schedule([Fault::WrongByte(9)]);
-    let bytes = content.read(0, CHUNK_BYTES..CHUNK_BYTES + 20).await.unwrap();
+    let bytes = content.read(&body(0), CHUNK_BYTES..CHUNK_BYTES + 20).await.unwrap();
     assert!(bytes == setting.data[CHUNK_BYTES as usize..CHUNK_BYTES as usize + 20]);
     assert_eq!(content.rejected_chunks(), 1);
-    until("the chunk's proof", || content.standing(0) == Standing::Proven).await;
+    until("the chunk's proof", || content.standing(&body(0)) == Standing::Proven).await;
 
     setting.source.schedule([Fault::WrongByte(9), Fault::WrongByte(9)]);
-    let error = content.read(0, 5 * CHUNK_BYTES..5 * CHUNK_BYTES + 20).await.unwrap_err();
+    let error = content.read(&body(0), 5 * CHUNK_BYTES..5 * CHUNK_BYTES + 20).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert!(content.read(0, 5 * CHUNK_BYTES..5 * CHUNK_BYTES + 20).await.is_ok());
+    assert!(content.read(&body(0), 5 * CHUNK_BYTES..5 * CHUNK_BYTES + 20).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -343,9 +353,9 @@ async fn a_source_that_has_too_much_to_do_is_spared_read_ahead_first() {
     for (fault, pause) in pauses {
         let setting = Setting::new(40 * CHUNK_BYTES);
         let content = setting.content(SETTINGS);
-        content.read(0, 0..1).await.unwrap();
+        content.read(&body(0), 0..1).await.unwrap();
         setting.source.schedule([fault]);
-        content.read(0, CHUNK_BYTES..CHUNK_BYTES + 1).await.unwrap();
+        content.read(&body(0), CHUNK_BYTES..CHUNK_BYTES + 1).await.unwrap();
         let ahead = || {
             let requests = setting.source.requests();
             requests.iter().position(|(_, range)| range.start == 2 * CHUNK_BYTES)

@@ -12,7 +12,7 @@ use refmount::fetch::Fetcher;
 use refmount::registry::BlobSource;
 use tokio::runtime::Handle;
 
-use crate::content::random_bytes;
+use crate::content::{body, random_bytes};
 use crate::support::memory_source::{Fault, MemorySource};
 
 /// Blobs of odd lengths: one short chunk, a few chunks, and more than the cache holds.
@@ -132,9 +132,9 @@ impl World {
         let content = self.content.as_ref().unwrap();
         let had_faults = self.source.faults_left() > 0;
         let mut buffer = Vec::new();
-        let result = match content.read_cached(blob, start..end, &mut buffer) {
+        let result = match content.read_cached(&body(blob), start..end, &mut buffer) {
             Ok(true) => Ok(buffer),
-            Ok(false) => content.read(blob, start..end).await,
+            Ok(false) => content.read(&body(blob), start..end).await,
             Err(error) => Err(error),
         };
         match result {

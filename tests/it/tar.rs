@@ -126,7 +126,7 @@ fn content(archive: &[u8], size: u64, extents: &Extents) -> Vec<u8> {
         Extents::Contiguous { stream_offset } => place(*stream_offset, size).to_vec(),
         Extents::Sparse(extents) => {
             let mut bytes = vec![0; usize::try_from(size).unwrap()];
-            for extent in extents {
+            for extent in extents.iter() {
                 let start = usize::try_from(extent.file_offset).unwrap();
                 let piece = place(extent.stream_offset, extent.length);
                 bytes[start..start + piece.len()].copy_from_slice(piece);

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use crate::base::{Algorithm, CHUNK_BYTES, Digest};
 use crate::cache::{Cache, CacheSettings, FreeSpaceFloor};
 use crate::fetch::{BlobSettings, Fetcher, Wanted};
-use crate::layer::LayerIndex;
+use crate::layer::LayerProof;
 use crate::oci::Descriptor;
 use crate::registry::{BlobSource, RawManifest};
 
@@ -67,7 +67,7 @@ async fn wrong_bytes_that_are_stored_only_after_the_blob_was_verified_are_not_ke
     let lease = fetcher.blob(&digest, CHUNK_BYTES, source, SETTINGS).unwrap();
     let blob = lease.blob();
     let chunk_digests = vec![*blake3::hash(&bytes).as_bytes()];
-    blob.index.set(LayerIndex::new(digest, CHUNK_BYTES, chunk_digests).unwrap()).unwrap();
+    blob.index.set(LayerProof::new(digest, CHUNK_BYTES, chunk_digests).unwrap()).unwrap();
     let wrong = blob_of(2).0;
     blob.store(0, wrong.clone(), blake3::hash(&wrong), true);
     assert!(!blob.segment().is_present(0));

@@ -75,8 +75,8 @@ fn allocated(bytes: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layer::RootAttributes;
     use crate::layer::Timestamp;
-    use crate::layer::tar::RootAttributes;
 
     #[test]
     fn an_archive_without_end_fills_the_memory() {

@@ -5,10 +5,10 @@ use tar_core::EntryType;
 use super::header::{Block, HeaderBlock, continued_sparse};
 use super::pax::{Owner, SparseForm};
 use super::sparse::{MapText, SparseMap};
-use super::{BLOCK_BYTES, Pending, RootAttributes, TarItem, invalid, path_of};
+use super::{BLOCK_BYTES, Pending, TarItem, invalid, path_of};
 use crate::base::limits::{BLOB_BYTES_MAX, PATH_BYTES_MAX};
 use crate::base::{Error, ErrorKind, RelPath, Result};
-use crate::layer::{Entry, EntryKind, Extents, Timestamp, Xattr};
+use crate::layer::{Entry, EntryKind, Extents, RootAttributes, Timestamp, Xattr};
 
 /// What comes after the blocks of an entry that have been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use refmount::base::{Algorithm, Digest, Error, ErrorKind, Result};
 use refmount::content::{DirectFile, Standing};
 use refmount::fs::FileContent;
+use refmount::layer::FileBody;
 use tokio::sync::watch;
 
 use super::fixture::until;
@@ -126,7 +127,8 @@ impl MemoryContent {
 
 #[async_trait]
 impl FileContent for MemoryContent {
-    fn read_cached(&self, layer: usize, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
+    fn read_cached(&self, file: &FileBody, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
+        let layer = file.layer;
         match self.behaviour(layer) {
             Behaviour::Cached => {}
             Behaviour::Panicking => panic!("as the test wants it"),
@@ -140,7 +142,8 @@ impl FileContent for MemoryContent {
         Ok(true)
     }
 
-    async fn read(self: Arc<Self>, layer: usize, range: Range<u64>) -> Result<Vec<u8>> {
+    async fn read(self: Arc<Self>, file: &FileBody, range: Range<u64>) -> Result<Vec<u8>> {
+        let layer = file.layer;
         match self.behaviour(layer) {
             Behaviour::Stuck => {
                 self.layers[layer].stuck.fetch_add(1, Ordering::SeqCst);
@@ -157,13 +160,15 @@ impl FileContent for MemoryContent {
         Ok(self.bytes(layer, &range))
     }
 
-    fn opened(self: Arc<Self>, layer: usize) {
+    fn opened(self: Arc<Self>, file: &FileBody) {
+        let layer = file.layer;
         // Content starts tasks here, which takes a runtime.
         let opened = Arc::clone(&self);
         tokio::spawn(async move { opened.layers[layer].opened.fetch_add(1, Ordering::SeqCst) });
     }
 
-    fn direct(&self, layer: usize) -> Option<DirectFile> {
+    fn direct(&self, file: &FileBody) -> Option<DirectFile> {
+        let layer = file.layer;
         let handed_over = match self.behaviour(layer) {
             Behaviour::Direct => true,
             Behaviour::MaybeDirect => self.asked_for_direct.fetch_add(1, Ordering::SeqCst).is_multiple_of(2),
@@ -182,11 +187,12 @@ impl FileContent for MemoryContent {
         &self.layers[layer].digest
     }
 
-    fn cached_bytes(&self, layer: usize) -> u64 {
+    fn cached_bytes(&self, file: &FileBody) -> u64 {
+        let layer = file.layer;
         self.layers[layer].bytes.lock().unwrap().len() as u64
     }
 
-    fn standing(&self, _layer: usize) -> Standing {
+    fn standing(&self, _file: &FileBody) -> Standing {
         Standing::Pending
     }
 

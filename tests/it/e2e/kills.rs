@@ -261,7 +261,7 @@ impl Scene {
                     assert!(known && ["map", "data"].contains(&suffix), "{below} belongs to nothing");
                     if suffix == "map" { &mut maps } else { &mut datas }.insert(name.to_owned());
                 }
-                ["v1", "layers", "sha256", _, file] => {
+                ["v1", "layers" | "proofs", "sha256", _, file] => {
                     assert!(
                         self.layers.iter().any(|layer| layer.hex() == file),
                         "{below} belongs to nothing"

@@ -93,7 +93,7 @@ fn bytes_flipped_on_disk_between_two_runs_are_found_and_fetched_again() {
         ),
         (
             "the index",
-            files(&versioned.join("layers"), "").into_iter().map(|path| (path, 40)).collect(),
+            files(&versioned.join("proofs"), "").into_iter().map(|path| (path, 40)).collect(),
             2 * whole,
         ),
     ] {

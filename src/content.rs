@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::base::chunk::chunks_of;
 use crate::base::{Digest, Error, ErrorKind, Result, chunk_range};
 use crate::cache::{DirectSegment, Pin};
-use crate::fetch::{Blob, BlobLease, BlobSettings, Coming, Fetcher, Wanted};
+use crate::fetch::{Coming, Feed, FeedLease, FetchSettings, Fetcher, Wanted};
 use crate::layer::FileBody;
 use crate::registry::BlobSource;
 
@@ -38,7 +38,7 @@ pub struct ContentSettings {
 /// The content of all layers of one mount.
 #[derive(Debug)]
 pub struct Content {
-    layers: Vec<BlobLease>,
+    layers: Vec<FeedLease>,
     settings: ContentSettings,
 }
 
@@ -72,7 +72,7 @@ impl Content {
         settings: ContentSettings,
     ) -> Result<Self> {
         let blob_settings =
-            BlobSettings { retry_budget: settings.read_timeout, whole_files: settings.whole_files };
+            FetchSettings { retry_budget: settings.read_timeout, whole_files: settings.whole_files };
         let layers = layers
             .into_iter()
             .map(|(digest, bytes)| fetcher.blob(&digest, bytes, source.clone(), blob_settings))
@@ -80,8 +80,8 @@ impl Content {
         Ok(Self { layers, settings })
     }
 
-    fn blob(&self, layer: usize) -> &Arc<Blob> {
-        self.layers[layer].blob()
+    fn blob(&self, layer: usize) -> &Arc<Feed> {
+        self.layers[layer].feed()
     }
 
     /// Answers from the cache alone: fills `buffer` (cleared first) with exactly the bytes `range` of `file`, or returns `false` and leaves the read to [`Self::read`]. May wait for the disk, never for
@@ -232,19 +232,19 @@ impl Content {
     /// Bytes fetched for these layers since the mount.
     #[must_use]
     pub fn network_bytes(&self) -> u64 {
-        self.leases().map(BlobLease::network_bytes).sum()
+        self.leases().map(FeedLease::network_bytes).sum()
     }
 
     /// Chunks of these layers that failed their check since the mount.
     #[must_use]
     pub fn rejected_chunks(&self) -> u64 {
-        self.leases().map(BlobLease::rejected_chunks).sum()
+        self.leases().map(FeedLease::rejected_chunks).sum()
     }
 
     /// One lease for each blob: layers of the same content share theirs, and what was fetched was fetched once.
-    fn leases(&self) -> impl Iterator<Item = &BlobLease> {
+    fn leases(&self) -> impl Iterator<Item = &FeedLease> {
         let mut seen = HashSet::new();
-        self.layers.iter().filter(move |lease| seen.insert(lease.blob().digest()))
+        self.layers.iter().filter(move |lease| seen.insert(lease.feed().digest()))
     }
 
     /// Calls `callback` with the layer whenever bytes already served are found wrong, so that the kernel's copy

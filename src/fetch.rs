@@ -1,14 +1,15 @@
 //! Fetching: brings the chunks of blobs from their sources into the cache, and is the only one to ask a
 //! source for blobs.
 //!
-//! The noun is the [`Blob`]: one for each digest, shared by all mounts that show it, so that each chunk is
-//! fetched once however many readers want it. A *run* is one walk forward through a blob over one or more
+//! The noun is the [`Feed`]: one for each segment, shared by all mounts that show it, so that each chunk is
+//! fetched once however many readers want it. Its [`Origin`] says how the segment's bytes come out of the blob: they
+//! are a part of it, or what a part of it decodes to. A *run* is one walk forward through a segment over one or more
 //! requests; readers wait in *slots* for the chunks that a run passes. What a reader wants is fetched
 //! before what read-ahead guesses.
 //!
 //! A chunk is handed to its readers as soon as it is whole, before the disk has it; if the cache cannot
 //! take it, readers are served all the same. A chunk whose digest is known is checked before anybody sees it;
-//! a blob without known chunk digests is checked once it is complete, and its chunks' digests are recorded.
+//! a segment without known chunk digests is checked once it is complete, as its [`Proving`] says.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -20,23 +21,29 @@ use tokio::sync::Semaphore;
 
 use crate::base::{Digest, Error, ErrorKind, Result, chunk_count};
 use crate::cache::{Cache, DocumentKind, SegmentId};
-use crate::layer::LayerProof;
+use crate::layer::{LayerProof, SegmentProof};
 use crate::registry::BlobSource;
 
 use limits::SourceLimits;
 
-mod blob;
+mod feed;
 mod fill;
 mod lease;
 mod limits;
+mod origin;
+mod passage;
 mod run;
 mod slot;
 mod state;
 mod verify;
+mod sequence;
 mod window;
 
-pub use blob::{Blob, Coming, Counters, Standing, Wanted};
-pub use lease::BlobLease;
+pub use feed::{Coming, Counters, Feed, Proving, Standing, Wanted};
+pub use lease::FeedLease;
+pub use origin::{BlobBytes, Origin, SegmentSource};
+pub use passage::Passage;
+pub use sequence::{Sequence, SequenceSource};
 
 /// Chunks on their way to the disk at once; each holds its bytes in memory.
 const STORES_MAX: usize = 16;
@@ -56,13 +63,30 @@ pub struct Fetcher {
     /// Chunks of the cache for blobs that are being fetched whole, and how many of them there are.
     fill_room: Semaphore,
     fill_chunks_max: u32,
-    recent: Mutex<VecDeque<(Digest, u64, Bytes)>>,
-    blobs: Mutex<HashMap<Digest, Weak<Blob>>>,
+    recent: Mutex<VecDeque<(SegmentId, u64, Bytes)>>,
+    feeds: Mutex<HashMap<SegmentId, Weak<Feed>>>,
+}
+
+/// A segment, and where its bytes come from.
+#[derive(Debug)]
+pub struct SegmentSpec {
+    /// Its place in the cache.
+    pub id: SegmentId,
+    /// The blob that the bytes are of, for errors.
+    pub blob: Digest,
+    /// Its bytes.
+    pub bytes: u64,
+    /// How they come out of the blob.
+    pub origin: Origin,
+    /// How they come to be proven.
+    pub proving: Proving,
+    /// The digests of its chunks, where they are known.
+    pub proof: Option<SegmentProof>,
 }
 
 /// How one mount wants a blob to be fetched.
 #[derive(Clone, Copy, Debug)]
-pub struct BlobSettings {
+pub struct FetchSettings {
     /// How long a fetch may go without any progress before its readers get an error.
     pub retry_budget: Duration,
     /// Whether the rest of a file is fetched once it is plainly being read through.
@@ -84,7 +108,7 @@ impl Fetcher {
             fill_room: Semaphore::new(fill_chunks_max as usize),
             fill_chunks_max,
             recent: Mutex::new(VecDeque::new()),
-            blobs: Mutex::new(HashMap::new()),
+            feeds: Mutex::new(HashMap::new()),
         })
     }
 
@@ -94,7 +118,7 @@ impl Fetcher {
         &self.cache
     }
 
-    /// The blob `digest` of `bytes` bytes, fetched through `source` while the lease lives; other mounts'
+    /// The blob `digest` of `bytes` bytes as one segment, fetched through `source` while the lease lives; other mounts'
     /// sources serve too. Whoever asks must have been shown the blob's name by a manifest that its own
     /// credentials resolved. `settings.whole_files` counts for the first lease of a blob.
     ///
@@ -105,37 +129,71 @@ impl Fetcher {
         digest: &Digest,
         bytes: u64,
         source: Arc<dyn BlobSource>,
-        settings: BlobSettings,
-    ) -> Result<BlobLease> {
+        settings: FetchSettings,
+    ) -> Result<FeedLease> {
         // No read of it would ever ask for anything that could be checked.
         if bytes == 0 && *digest != Digest::of(digest.algorithm(), b"") {
             let text =
                 format!("blob {digest} has 0 bytes in the manifest, but that is not the digest of nothing");
             return Err(Error::new(ErrorKind::Corrupt, text));
         }
-        let known = lock(&self.blobs).get(digest).and_then(Weak::upgrade);
-        if let Some(blob) = known {
-            return BlobLease::new(blob, bytes, source, settings);
-        }
         let id = SegmentId { layer: digest.clone(), number: 0 };
-        let segment = self.cache.segment(&id, bytes)?;
-        let index = self
-            .cache
-            .read_document(DocumentKind::Proof, digest)
-            .and_then(|encoded| LayerProof::decode(&encoded, digest, bytes).ok());
-        let made = Arc::new(Blob::new(self.clone(), digest.clone(), bytes, segment, index, settings));
-        let blob = {
-            let mut blobs = lock(&self.blobs);
-            blobs.retain(|_, blob| blob.strong_count() > 0);
-            match blobs.get(digest).and_then(Weak::upgrade) {
-                Some(other) => other,
-                None => {
-                    blobs.insert(digest.clone(), Arc::downgrade(&made));
-                    made
-                }
+        let known = lock(&self.feeds).get(&id).and_then(Weak::upgrade);
+        let feed = match known {
+            Some(feed) => feed,
+            None => {
+                let proof = self.proof(&id, bytes);
+                let spec = SegmentSpec {
+                    id,
+                    blob: digest.clone(),
+                    bytes,
+                    origin: Origin::blob(digest.clone(), bytes),
+                    proving: Proving::Whole,
+                    proof,
+                };
+                self.feed(spec, settings.whole_files)?
             }
         };
-        BlobLease::new(blob, bytes, source, settings)
+        FeedLease::new(feed, bytes, source, settings)
+    }
+
+    /// The feed of the segment that `spec` describes: the same one for all while anybody holds it. It fetches nothing
+    /// until somebody leases it.
+    ///
+    /// # Errors
+    /// As [`Cache::segment`].
+    pub fn feed(self: &Arc<Self>, spec: SegmentSpec, whole_files: bool) -> Result<Arc<Feed>> {
+        let id = spec.id.clone();
+        if let Some(known) = lock(&self.feeds).get(&id).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let segment = self.cache.segment(&id, spec.bytes)?;
+        let made = Arc::new(Feed::new(self.clone(), spec, segment, whole_files));
+        let mut feeds = lock(&self.feeds);
+        feeds.retain(|_, feed| feed.strong_count() > 0);
+        Ok(feeds.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
+            feeds.insert(id, Arc::downgrade(&made));
+            made
+        }))
+    }
+
+    /// The chunk digests of the segment `id` of `bytes` bytes that were recorded when its layer was verified.
+    #[must_use]
+    pub fn proof(&self, id: &SegmentId, bytes: u64) -> Option<SegmentProof> {
+        let encoded = self.cache.read_document(DocumentKind::Proof, &id.layer)?;
+        let proof = LayerProof::decode(&encoded, &id.layer).ok()?;
+        proof.segment(id.number).filter(|proof| proof.bytes() == bytes).cloned()
+    }
+
+    /// Keeps what `proof` says of its layer's segments, beside what is known of others.
+    pub fn record_proof(&self, proof: &LayerProof) {
+        let layer = proof.layer();
+        let before = self.cache.read_document(DocumentKind::Proof, layer);
+        let before = before.and_then(|encoded| LayerProof::decode(&encoded, layer).ok());
+        let all = before.map_or_else(|| proof.clone(), |before| before.with(proof));
+        if let Err(error) = self.cache.write_document(DocumentKind::Proof, layer, &all.encode()) {
+            tracing::warn!(digest = %layer, error = error.chain(), "the digests of the verified chunks are not kept");
+        }
     }
 
     /// What all requests to the source `name` share.
@@ -150,25 +208,22 @@ impl Fetcher {
         made
     }
 
-    fn recall(&self, digest: &Digest, chunk: u64) -> Option<Bytes> {
+    fn recall(&self, id: &SegmentId, chunk: u64) -> Option<Bytes> {
         let recent = lock(&self.recent);
-        recent
-            .iter()
-            .find(|(of, number, _)| *number == chunk && of == digest)
-            .map(|(_, _, bytes)| bytes.clone())
+        recent.iter().find(|(of, number, _)| *number == chunk && of == id).map(|(_, _, bytes)| bytes.clone())
     }
 
-    fn remember(&self, digest: &Digest, chunk: u64, bytes: Bytes) {
+    fn remember(&self, id: &SegmentId, chunk: u64, bytes: Bytes) {
         let mut recent = lock(&self.recent);
-        recent.retain(|(of, number, _)| *number != chunk || of != digest);
+        recent.retain(|(of, number, _)| *number != chunk || of != id);
         if recent.len() == RECENT_MAX {
             recent.pop_front();
         }
-        recent.push_back((digest.clone(), chunk, bytes));
+        recent.push_back((id.clone(), chunk, bytes));
     }
 
-    fn forget(&self, digest: &Digest) {
-        lock(&self.recent).retain(|(of, _, _)| of != digest);
+    fn forget(&self, id: &SegmentId) {
+        lock(&self.recent).retain(|(of, _, _)| of != id);
     }
 }
 

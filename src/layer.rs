@@ -20,7 +20,7 @@ pub mod tar;
 pub mod zstd;
 
 pub use index::{EntryRef, IndexParts, LayerIndex, LayerStream, MEMBER_BYTES_MIN, Member};
-pub use proof::{ChunkDigest, LayerProof};
+pub use proof::{ChunkDigest, LayerProof, SegmentProof};
 
 /// A point in time as file systems keep it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::base::{Error, ErrorKind, Result, chunk_count};
 
-use super::blob::Blob;
+use super::feed::Feed;
 use super::lock;
 use super::slot::Slot;
 use super::state::RunKind;
@@ -21,7 +21,7 @@ const FILL_PASSES_MAX: u32 = 3;
 /// How long to leave a gap to another run before looking again.
 const OTHERS_PAUSE: Duration = Duration::from_millis(50);
 
-impl Blob {
+impl Feed {
     /// Fetches all that is missing. Waits until everything is in the cache.
     ///
     /// # Errors

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use crate::base::{Error, ErrorKind, Result};
 use crate::registry::BlobSource;
 
-use super::blob::{Blob, Counters};
+use super::feed::{Counters, Feed};
 use super::state::LeasedSource;
-use super::{BlobSettings, lock};
+use super::{FetchSettings, lock};
 
 /// Somebody to tell when bytes that were handed out turn out to be wrong.
 pub(super) struct Listener {
@@ -21,20 +21,20 @@ impl std::fmt::Debug for Listener {
     }
 }
 
-/// One mount's claim on a [`Blob`]. When the last one goes, what is still being fetched is given up.
+/// One mount's claim on a [`Feed`]. When the last one goes, what is still being fetched is given up.
 #[derive(Debug)]
-pub struct BlobLease {
+pub struct FeedLease {
     id: u64,
-    blob: Arc<Blob>,
+    blob: Arc<Feed>,
     counters_before: Counters,
 }
 
-impl BlobLease {
+impl FeedLease {
     pub(super) fn new(
-        blob: Arc<Blob>,
+        blob: Arc<Feed>,
         bytes: u64,
         source: Arc<dyn BlobSource>,
-        settings: BlobSettings,
+        settings: FetchSettings,
     ) -> Result<Self> {
         if blob.bytes != bytes {
             let text = format!(
@@ -55,7 +55,7 @@ impl BlobLease {
 
     /// The blob.
     #[must_use]
-    pub fn blob(&self) -> &Arc<Blob> {
+    pub fn feed(&self) -> &Arc<Feed> {
         &self.blob
     }
 
@@ -77,13 +77,14 @@ impl BlobLease {
     }
 }
 
-impl Drop for BlobLease {
+impl Drop for FeedLease {
     fn drop(&mut self) {
         lock(&self.blob.listeners).retain(|listener| listener.lease != self.id);
         let mut state = lock(&self.blob.state);
         state.sources.retain(|leased| leased.lease != self.id);
         if state.sources.is_empty() {
-            for run in state.runs.drain(..) {
+            // A passage is fed by somebody else, who goes on.
+            for run in state.runs.extract_if(.., |run| !run.is_passage) {
                 if let Some(abort) = run.abort {
                     abort.abort();
                 }

@@ -21,14 +21,14 @@ use crate::base::{Error, ErrorKind, Result, chunk_count, clock};
 use crate::cache::{SkipReason, Stored};
 use crate::registry::BlobBody;
 
-use super::blob::Blob;
-use super::lock;
+use super::feed::Feed;
 use super::state::{LeasedSource, RunKind};
+use super::{BlobBytes, lock};
 
 /// The first pause after a failure, and the longest: a registry may ask for more with `Retry-After`, up to
 /// the same bound.
-const PAUSE_FIRST: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(20);
+pub(super) const PAUSE_FIRST: Duration = Duration::from_millis(100);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(20);
 
 /// How long a request is kept open for a reader that has stopped. A connection costs the registry little, a
 /// new request 5 ms of CPU.
@@ -60,7 +60,7 @@ enum Outcome {
 
 /// The task's own state; what others may see of it is in [`super::state::Run`].
 struct Driver {
-    blob: Arc<Blob>,
+    blob: Arc<Feed>,
     id: u64,
     kind: RunKind,
     /// The chunk that is being put together, and what came of it so far.
@@ -87,7 +87,7 @@ impl Attempts {
     }
 }
 
-impl Blob {
+impl Feed {
     /// Lets run `id` go in a task of its own.
     pub(super) fn spawn_run(self: &Arc<Self>, id: u64) {
         let blob = self.clone();
@@ -185,7 +185,7 @@ impl Driver {
     fn next_request(&mut self) -> Option<Range<u64>> {
         let blob = self.blob.clone();
         let mut state = lock(&blob.state);
-        let whole_elsewhere = state.ranges_ignored && state.hand_to_whole_run(self.id);
+        let whole_elsewhere = state.hand_to_whole_run(self.id);
         let (mut next, end) = state.run(self.id).map(|run| (run.next, run.end))?;
         while next < end {
             if blob.segment.is_present(next) && !state.is_awaited(next) {
@@ -219,6 +219,17 @@ impl Driver {
         Some(start..blob.byte_range(last).end)
     }
 
+    /// Counts what comes for this run.
+    fn counter(&self) -> BlobBytes {
+        let (feed, is_ahead) = (self.blob.clone(), self.kind == RunKind::Ahead);
+        BlobBytes::new(move |bytes| {
+            feed.counts.network_bytes.fetch_add(bytes, Ordering::Relaxed);
+            if is_ahead {
+                feed.counts.ahead_bytes.fetch_add(bytes, Ordering::Relaxed);
+            }
+        })
+    }
+
     fn source(&self) -> Result<LeasedSource> {
         let state = lock(&self.blob.state);
         let turn = state.turn.checked_rem(state.sources.len()).unwrap_or_default();
@@ -236,7 +247,7 @@ impl Driver {
     ) -> Result<Outcome> {
         let blob = self.blob.clone();
         blob.counts.requests.fetch_add(1, Ordering::Relaxed);
-        let mut body = leased.source.blob(&blob.digest, blob.bytes, range.clone()).await?;
+        let mut body = blob.origin.open(&leased.source, range.clone(), self.counter()).await?;
         if body.range != range && !self.accept_whole(&body) {
             return Ok(Outcome::Served);
         }
@@ -311,11 +322,6 @@ impl Driver {
                     run.last_failure = None;
                 }
             }
-            let counts = &self.blob.counts;
-            counts.network_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
-            if self.kind == RunKind::Ahead {
-                counts.ahead_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
-            }
             self.partial.extend_from_slice(&piece);
         }
         Ok(self.partial.split_to(length).freeze())
@@ -327,8 +333,8 @@ impl Driver {
         let blob = self.blob.clone();
         let chunk = self.chunk;
         let digest = blake3::hash(&bytes);
-        if let Some(index) = blob.index.get()
-            && index.chunk_digest(chunk) != Some(digest.as_bytes())
+        if let Some(proof) = blob.proof.get()
+            && proof.chunk_digest(chunk) != Some(digest.as_bytes())
         {
             return self.reject(chunk, leased);
         }
@@ -465,11 +471,11 @@ impl Driver {
     }
 }
 
-impl Blob {
+impl Feed {
     /// Puts a chunk into the cache, and closes its slot: from now on, readers find it there.
-    fn store(self: &Arc<Self>, chunk: u64, bytes: Bytes, digest: blake3::Hash, was_awaited: bool) {
+    pub(super) fn store(self: &Arc<Self>, chunk: u64, bytes: Bytes, digest: blake3::Hash, was_awaited: bool) {
         // It may have become known since the chunk was handed out; what it disproves must not come to be proven.
-        let known = self.index.get().map(|index| index.chunk_digest(chunk));
+        let known = self.proof.get().map(|proof| proof.chunk_digest(chunk));
         if known.is_some_and(|known| known != Some(digest.as_bytes())) {
             self.count_rejected(1);
             return lock(&self.state).settle(chunk);
@@ -477,7 +483,7 @@ impl Blob {
         let stored = self.segment.store(chunk, &bytes, digest);
         let is_here = matches!(stored, Stored::Stored | Stored::Skipped(SkipReason::AlreadyThere));
         if !is_here && was_awaited {
-            self.fetcher.remember(&self.digest, chunk, bytes);
+            self.fetcher.remember(self.id(), chunk, bytes);
         }
         lock(&self.state).settle(chunk);
         if is_here {

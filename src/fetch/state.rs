@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use crate::base::{Error, clock};
 use crate::registry::BlobSource;
 
-use super::BlobSettings;
+use super::FetchSettings;
 use super::limits::SourceLimits;
 use super::slot::Slot;
 
@@ -46,8 +46,10 @@ pub(super) struct Run {
     /// Whether its request is on its way or answered. Waiting for its first byte is no longer than for that of
     /// a request of one's own.
     pub(super) is_under_way: bool,
-    /// Whether it is reading the whole blob, from a source that does not do ranges.
+    /// Whether it is reading the whole blob, from a source that does not do ranges or because it is a passage.
     pub(super) is_whole: bool,
+    /// Whether somebody else feeds it: see [`super::passage`].
+    pub(super) is_passage: bool,
     /// Told when `end` moves.
     pub(super) wake: Arc<Notify>,
     pub(super) abort: Option<AbortHandle>,
@@ -88,7 +90,7 @@ pub(super) struct LeasedSource {
     pub(super) lease: u64,
     pub(super) source: Arc<dyn BlobSource>,
     pub(super) limits: Arc<SourceLimits>,
-    pub(super) settings: BlobSettings,
+    pub(super) settings: FetchSettings,
 }
 
 /// See the module's text.
@@ -124,6 +126,7 @@ impl State {
             request_end: request_end.max(chunks.end),
             is_under_way: false,
             is_whole: false,
+            is_passage: false,
             wake: Arc::new(Notify::new()),
             abort: None,
             last_failure: None,

@@ -12,11 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::base::{Hasher, chunk_count};
-use crate::cache::DocumentKind;
-use crate::layer::LayerProof;
+use crate::layer::{LayerProof, SegmentProof};
 
-use super::blob::Blob;
-use super::lock;
+use super::feed::Feed;
+use super::{Proving, lock};
 
 /// Mismatches after which a blob is given up: it has then been fetched twice.
 const REJECTIONS_MAX: u32 = 2;
@@ -32,16 +31,21 @@ pub(super) enum Verification {
 
 /// What one pass over the blob found.
 enum Outcome {
-    Matches(LayerProof),
+    Matches(SegmentProof),
     Mismatch,
     Incomplete,
 }
 
-impl Blob {
+impl Feed {
     /// Starts the check in the background if everything is here and nobody has checked it.
     pub fn verify_if_complete(self: &Arc<Self>) {
         if self.bytes == 0 || !self.segment.is_complete() {
             return;
+        }
+        match &self.proving {
+            Proving::Whole => {}
+            Proving::Part(tell) => return tell(),
+            Proving::Origin => return,
         }
         let mut begun = None;
         self.verification.send_if_modified(|now| match *now {
@@ -75,8 +79,8 @@ impl Blob {
     fn verify(self: Arc<Self>, rejections: u32) {
         let next = match self.pass() {
             Outcome::Incomplete => Verification::Open { rejections },
-            Outcome::Matches(index) => {
-                self.record(index);
+            Outcome::Matches(proof) => {
+                self.record(proof);
                 Verification::Verified
             }
             Outcome::Mismatch => self.reject(rejections + 1),
@@ -103,19 +107,42 @@ impl Blob {
         if hasher.finish() != self.digest {
             return Outcome::Mismatch;
         }
-        LayerProof::new(self.digest.clone(), self.bytes, chunk_digests)
-            .map_or(Outcome::Incomplete, Outcome::Matches)
+        SegmentProof::new(self.bytes, chunk_digests).map_or(Outcome::Incomplete, Outcome::Matches)
     }
 
-    fn record(&self, index: LayerProof) {
-        let encoded = index.encode();
-        let cache = &self.fetcher.cache;
-        if let Err(error) = cache.write_document(DocumentKind::Proof, &self.digest, &encoded) {
-            tracing::warn!(digest = %self.digest, error = error.chain(), "the verified blob's index is not kept");
-        }
+    fn record(&self, proof: SegmentProof) {
+        self.fetcher.record_proof(&LayerProof::of(self.digest.clone(), self.id().number, proof.clone()));
         // A second pass would have found the same.
-        let _ = self.index.set(index);
+        let _ = self.proof.set(proof);
         tracing::info!(digest = %self.digest, bytes = self.bytes, "verified a complete blob");
+    }
+
+    /// Takes the chunks' digests from whoever has verified what this segment is a part of. Chunks that are here and
+    /// do not match are dropped.
+    pub fn prove(&self, proof: SegmentProof) {
+        // A second one would say the same.
+        let _ = self.proof.set(proof);
+        self.drop_what_the_proof_disproves();
+        self.verification.send_replace(Verification::Verified);
+    }
+
+    /// What this segment is a part of does not match its digest: forgets everything, and tells those that may have
+    /// read it. `for_good`: readers get errors from now on.
+    pub fn disprove(&self, for_good: bool) {
+        self.drop_everything();
+        let next = if for_good { Verification::Rejected } else { Verification::Open { rejections: 1 } };
+        self.verification.send_replace(next);
+    }
+
+    fn drop_everything(&self) {
+        self.count_rejected(chunk_count(self.bytes));
+        lock(&self.state).turn += 1;
+        self.segment.remove_all();
+        self.fetcher.forget(self.id());
+        let listeners: Vec<_> = lock(&self.listeners).iter().map(|listener| listener.tell.clone()).collect();
+        for tell in listeners {
+            tell();
+        }
     }
 
     fn reject(&self, rejections: u32) -> Verification {
@@ -125,14 +152,7 @@ impl Blob {
             rejections,
             "the complete blob does not match its digest; dropped it"
         );
-        self.count_rejected(chunk_count(self.bytes));
-        lock(&self.state).turn += 1;
-        self.segment.remove_all();
-        self.fetcher.forget(&self.digest);
-        let listeners: Vec<_> = lock(&self.listeners).iter().map(|listener| listener.tell.clone()).collect();
-        for tell in listeners {
-            tell();
-        }
+        self.drop_everything();
         if rejections >= REJECTIONS_MAX { Verification::Rejected } else { Verification::Open { rejections } }
     }
 }

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use crate::base::{Algorithm, CHUNK_BYTES, Digest};
 use crate::cache::{Cache, CacheSettings, FreeSpaceFloor};
-use crate::fetch::{BlobSettings, Fetcher, Wanted};
-use crate::layer::LayerProof;
+use crate::fetch::{FetchSettings, Fetcher, Wanted};
+use crate::layer::SegmentProof;
 use crate::oci::Descriptor;
 use crate::registry::{BlobSource, RawManifest};
 
@@ -56,7 +56,7 @@ fn blob_of(number: u8) -> (Bytes, Digest) {
     (bytes, digest)
 }
 
-const SETTINGS: BlobSettings = BlobSettings { retry_budget: Duration::from_secs(100), whole_files: false };
+const SETTINGS: FetchSettings = FetchSettings { retry_budget: Duration::from_secs(100), whole_files: false };
 
 #[tokio::test]
 async fn wrong_bytes_that_are_stored_only_after_the_blob_was_verified_are_not_kept() {
@@ -65,9 +65,9 @@ async fn wrong_bytes_that_are_stored_only_after_the_blob_was_verified_are_not_ke
     let (bytes, digest) = blob_of(1);
     let source = Arc::new(Stub { name: "silent", blob: None });
     let lease = fetcher.blob(&digest, CHUNK_BYTES, source, SETTINGS).unwrap();
-    let blob = lease.blob();
+    let blob = lease.feed();
     let chunk_digests = vec![*blake3::hash(&bytes).as_bytes()];
-    blob.index.set(LayerProof::new(digest, CHUNK_BYTES, chunk_digests).unwrap()).unwrap();
+    blob.prove(SegmentProof::new(CHUNK_BYTES, chunk_digests).unwrap());
     let wrong = blob_of(2).0;
     blob.store(0, wrong.clone(), blake3::hash(&wrong), true);
     assert!(!blob.segment().is_present(0));
@@ -83,14 +83,14 @@ async fn requests_that_hang_at_one_source_do_not_hold_up_another() {
     let hanging: Vec<_> = (0..40)
         .map(|number| {
             let lease = fetcher.blob(&blob_of(number).1, CHUNK_BYTES, silent.clone(), SETTINGS).unwrap();
-            lease.blob().want(0..1).unwrap();
+            lease.feed().want(0..1).unwrap();
             lease
         })
         .collect();
     let (bytes, digest) = blob_of(99);
     let source = Arc::new(Stub { name: "healthy", blob: Some(bytes.clone()) });
     let lease = fetcher.blob(&digest, CHUNK_BYTES, source, SETTINGS).unwrap();
-    let Some(Wanted::Coming(coming)) = lease.blob().want(0..1).unwrap().pop() else { panic!("not fetched") };
+    let Some(Wanted::Coming(coming)) = lease.feed().want(0..1).unwrap().pop() else { panic!("not fetched") };
     let arrived = tokio::time::timeout(Duration::from_secs(10), coming.bytes()).await;
     assert!(arrived.expect("waited for another source").unwrap() == bytes);
     drop(hanging);

@@ -1,4 +1,4 @@
-//! One blob: who wants which of its chunks, what is under way, and what is known about its bytes.
+//! One segment: who wants which of its chunks, what is under way, and what is known about its bytes.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::base::{Algorithm, Digest, Error, ErrorKind, Result, chunk_count, chunk_range, clock};
-use crate::cache::Segment;
-use crate::layer::LayerProof;
+use crate::cache::{Segment, SegmentId};
+use crate::layer::SegmentProof;
 
 use super::lease::Listener;
 use super::slot::Slot;
 use super::state::{Pending, RunKind, State};
 use super::verify::Verification;
 use super::window::{Plan, ReadAhead, WINDOW_MAX};
-use super::{BlobSettings, Fetcher, lock};
+use super::{Fetcher, Origin, SegmentSpec, lock};
 
 /// What is known about bytes that came from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
@@ -46,7 +46,7 @@ impl Standing {
     }
 }
 
-/// What was counted for a blob, since it was first wanted.
+/// What was counted for a segment, since it was first wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Bytes of bodies that arrived.
@@ -82,15 +82,40 @@ impl Coming {
     }
 }
 
+/// How the bytes of a segment come to be proven where no chunk digests are known yet.
+#[derive(Clone)]
+pub enum Proving {
+    /// The segment is the whole blob, which is hashed once it is complete.
+    Whole,
+    /// The segment is a part of something larger, which is told when the segment is complete.
+    Part(Arc<dyn Fn() + Send + Sync>),
+    /// The origin yields nothing that does not match a digest which the manifest vouches for.
+    Origin,
+}
+
+impl std::fmt::Debug for Proving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Whole => "Whole",
+            Self::Part(_) => "Part",
+            Self::Origin => "Origin",
+        })
+    }
+}
+
 /// See the module's text.
 #[derive(Debug)]
-pub struct Blob {
+pub struct Feed {
     pub(super) fetcher: Arc<Fetcher>,
+    /// The blob's.
     pub(super) digest: Digest,
+    /// Of the segment.
     pub(super) bytes: u64,
+    pub(super) origin: Origin,
+    pub(super) proving: Proving,
     pub(super) segment: Arc<Segment>,
     pub(super) state: Mutex<State>,
-    pub(super) index: OnceLock<LayerProof>,
+    pub(super) proof: OnceLock<SegmentProof>,
     pub(super) verification: watch::Sender<Verification>,
     pub(super) counts: Counts,
     pub(super) listeners: Mutex<Vec<Listener>>,
@@ -108,32 +133,33 @@ pub(super) struct Counts {
     pub(super) rejected_chunks: AtomicU64,
 }
 
-impl Blob {
+impl Feed {
     pub(super) fn new(
         fetcher: Arc<Fetcher>,
-        digest: Digest,
-        bytes: u64,
+        spec: SegmentSpec,
         segment: Arc<Segment>,
-        index: Option<LayerProof>,
-        settings: BlobSettings,
+        whole_files: bool,
     ) -> Self {
+        let SegmentSpec { blob: digest, bytes, origin, proving, proof, .. } = spec;
         let cache_bytes = fetcher.cache.bytes_max();
         // Read-ahead that is evicted before it is read is fetched twice: sixteen streams together may fill half of
         // the cache, and a file is only read through to its end where it fits twice.
         let window_max = (chunk_count(cache_bytes) / 32).clamp(2, WINDOW_MAX);
-        let whole_files = settings.whole_files && bytes <= cache_bytes / 2;
+        let whole_files = whole_files && bytes <= cache_bytes / 2;
         let read_ahead = ReadAhead::new(chunk_count(bytes), whole_files, window_max);
-        let verification = match &index {
-            Some(_) => Verification::Verified,
-            None => Verification::Open { rejections: 0 },
+        let verification = match (&proof, &proving) {
+            (Some(_), _) | (None, Proving::Origin) => Verification::Verified,
+            (None, Proving::Whole | Proving::Part(_)) => Verification::Open { rejections: 0 },
         };
         let blob = Self {
             fetcher,
             digest,
             bytes,
+            origin,
+            proving,
             segment,
             state: Mutex::default(),
-            index: index.map_or_else(OnceLock::new, OnceLock::from),
+            proof: proof.map_or_else(OnceLock::new, OnceLock::from),
             verification: watch::Sender::new(verification),
             counts: Counts::default(),
             listeners: Mutex::default(),
@@ -141,17 +167,17 @@ impl Blob {
             read_ahead: Mutex::new(read_ahead),
             last_access: AtomicU64::new(u64::MAX),
         };
-        blob.drop_what_the_index_disproves();
+        blob.drop_what_the_proof_disproves();
         blob
     }
 
     /// A chunk that was stored before the blob was verified, by an earlier process, must match as well.
-    fn drop_what_the_index_disproves(&self) {
-        let Some(index) = self.index.get() else { return };
+    pub(super) fn drop_what_the_proof_disproves(&self) {
+        let Some(proof) = self.proof.get() else { return };
         for chunk in 0..chunk_count(self.bytes) {
             let stored = self.segment.chunk_digest(chunk);
-            if stored.is_some_and(|digest| index.chunk_digest(chunk) != Some(digest.as_bytes())) {
-                tracing::warn!(digest = %self.digest, chunk, "dropped a cached chunk that its index disproves");
+            if stored.is_some_and(|digest| proof.chunk_digest(chunk) != Some(digest.as_bytes())) {
+                tracing::warn!(digest = %self.digest, chunk, "dropped a cached chunk that its digest disproves");
                 self.count_rejected(1);
                 self.segment.remove(chunk..chunk + 1);
             }
@@ -164,7 +190,13 @@ impl Blob {
         &self.digest
     }
 
-    /// The blob's length in bytes.
+    /// The segment's place in the cache.
+    #[must_use]
+    pub fn id(&self) -> &SegmentId {
+        self.segment.id()
+    }
+
+    /// The segment's length in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -225,7 +257,7 @@ impl Blob {
     /// Whether each chunk is checked by a digest of its own.
     #[must_use]
     pub fn is_verified(&self) -> bool {
-        self.index.get().is_some() || self.bytes == 0
+        matches!(*self.verification.borrow(), Verification::Verified) || self.bytes == 0
     }
 
     /// Fails when the blob was found wrong as often as it was fetched.
@@ -271,7 +303,7 @@ impl Blob {
                     wanted.push(Wanted::Coming(Coming(pending.slot.clone())));
                 } else if self.segment.is_present(chunk) {
                     wanted.push(Wanted::Cached);
-                } else if let Some(bytes) = self.fetcher.recall(&self.digest, chunk) {
+                } else if let Some(bytes) = self.fetcher.recall(self.id(), chunk) {
                     wanted.push(Wanted::Coming(Coming(Arc::new(Slot::filled(bytes)))));
                 } else {
                     let pending = Pending::new(self.run_for(&mut state, chunk, &mut started));
@@ -288,9 +320,7 @@ impl Blob {
 
     /// The run that will bring `chunk`: one that is near, the one just started for its neighbour, or a new one.
     fn run_for(&self, state: &mut State, chunk: u64, started: &mut Vec<u64>) -> u64 {
-        let whole =
-            state.ranges_ignored.then(|| state.runs.iter().find(|run| run.is_whole && run.next <= chunk));
-        if let Some(run) = whole.flatten() {
+        if let Some(run) = state.runs.iter().find(|run| run.is_whole && run.next <= chunk) {
             return run.id;
         }
         if let Some(run) = started.last().and_then(|id| state.run(*id))
@@ -323,7 +353,7 @@ impl Blob {
     fn fetch_ahead(self: &Arc<Self>, plan: &Plan) {
         let started = {
             let mut state = lock(&self.state);
-            if state.ranges_ignored && state.runs.iter().any(|run| run.is_whole) {
+            if state.runs.iter().any(|run| run.is_whole) {
                 return;
             }
             let mut start = state.extend_run(plan.ahead.start, plan.ahead.end);

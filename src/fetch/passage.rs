@@ -1,0 +1,110 @@
+//! A passage: the chunks of a segment as they go by while somebody reads the whole layer for the first time.
+//!
+//! To readers it is a run that brings everything, so that they wait for it instead of asking for the same bytes
+//! themselves. What has gone by and was not kept is fetched like anything else.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::base::{Error, Result, chunk_count};
+
+use super::feed::Feed;
+use super::lock;
+use super::state::RunKind;
+
+/// The chunks of one segment on their way; ends when it is dropped.
+#[derive(Debug)]
+pub struct Passage {
+    feed: Arc<Feed>,
+    run: u64,
+    failure: Option<Error>,
+}
+
+impl Passage {
+    /// All chunks of `feed` will go by, in order.
+    #[must_use]
+    pub fn begin(feed: Arc<Feed>) -> Self {
+        let chunks = chunk_count(feed.bytes());
+        let run = {
+            let mut state = lock(&feed.state);
+            let id = state.add_run(RunKind::Demand, 0..chunks, chunks);
+            if let Some(run) = state.run(id) {
+                (run.is_whole, run.is_under_way, run.is_passage) = (true, true, true);
+            }
+            id
+        };
+        Self { feed, run, failure: None }
+    }
+
+    /// The segment.
+    #[must_use]
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.feed
+    }
+
+    /// Hands `bytes`, the whole of `chunk`, to those that wait, and to the cache if `keep` or somebody waited. Waits
+    /// for the disk. Returns whether it was offered to the cache.
+    ///
+    /// # Errors
+    /// `Corrupt` when the chunk's digest is known and is another.
+    pub fn bring(&self, chunk: u64, bytes: Bytes, digest: blake3::Hash, keep: bool) -> Result<bool> {
+        if let Some(proof) = self.feed.proof.get()
+            && proof.chunk_digest(chunk) != Some(digest.as_bytes())
+        {
+            self.feed.count_rejected(1);
+            return Err(Error::new(
+                crate::base::ErrorKind::Corrupt,
+                format!("layer {}: chunk {chunk} of a segment is not what it was before", self.feed.digest()),
+            ));
+        }
+        let was_awaited = lock(&self.feed.state).bring(self.run, chunk, &bytes);
+        let stores = keep || was_awaited;
+        if stores {
+            self.feed.store(chunk, bytes, digest, was_awaited);
+        } else {
+            lock(&self.feed.state).settle(chunk);
+        }
+        Ok(stores)
+    }
+
+    /// Steps over the chunks before `chunk`, which nobody can want.
+    pub fn skip_to(&self, chunk: u64) {
+        if let Some(run) = lock(&self.feed.state).run(self.run) {
+            run.next = run.next.max(chunk);
+        }
+    }
+
+    /// It ends here because of `failure`, which is what those that still wait get.
+    pub fn fail(mut self, failure: Error) {
+        self.failure = Some(failure);
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        let mut started = Vec::new();
+        {
+            let mut state = lock(&self.feed.state);
+            for chunk in state.end_run(self.run) {
+                match &self.failure {
+                    Some(error) => {
+                        if let Some(pending) = state.slots.remove(&chunk) {
+                            pending.slot.complete(Err(error.clone()));
+                        }
+                    }
+                    None => {
+                        let run = state.add_run(RunKind::Demand, chunk..chunk + 1, chunk + 1);
+                        if let Some(pending) = state.slots.get_mut(&chunk) {
+                            pending.run = run;
+                        }
+                        started.push(run);
+                    }
+                }
+            }
+        }
+        for run in started {
+            self.feed.spawn_run(run);
+        }
+    }
+}

@@ -34,6 +34,7 @@ mod origin;
 mod passage;
 mod run;
 mod slot;
+mod sources;
 mod state;
 mod verify;
 mod sequence;
@@ -43,7 +44,8 @@ pub use feed::{Coming, Counters, Feed, Proving, Standing, Wanted};
 pub use lease::FeedLease;
 pub use origin::{BlobBytes, Origin, SegmentSource};
 pub use passage::Passage;
-pub use sequence::{Sequence, SequenceSource};
+pub use sequence::Sequence;
+pub use sources::Sources;
 
 /// Chunks on their way to the disk at once; each holds its bytes in memory.
 const STORES_MAX: usize = 16;
@@ -78,6 +80,8 @@ pub struct SegmentSpec {
     pub bytes: u64,
     /// How they come out of the blob.
     pub origin: Origin,
+    /// Where the blob is to be had.
+    pub sources: Arc<Sources>,
     /// How they come to be proven.
     pub proving: Proving,
     /// The digests of its chunks, where they are known.
@@ -148,6 +152,7 @@ impl Fetcher {
                     blob: digest.clone(),
                     bytes,
                     origin: Origin::blob(digest.clone(), bytes),
+                    sources: Arc::default(),
                     proving: Proving::Whole,
                     proof,
                 };
@@ -158,7 +163,7 @@ impl Fetcher {
     }
 
     /// The feed of the segment that `spec` describes: the same one for all while anybody holds it. It fetches nothing
-    /// until somebody leases it.
+    /// until there is a source.
     ///
     /// # Errors
     /// As [`Cache::segment`].

@@ -17,7 +17,7 @@ use super::slot::Slot;
 use super::state::{Pending, RunKind, State};
 use super::verify::Verification;
 use super::window::{Plan, ReadAhead, WINDOW_MAX};
-use super::{Fetcher, Origin, SegmentSpec, lock};
+use super::{Fetcher, Origin, SegmentSpec, Sources, lock};
 
 /// What is known about bytes that came from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
@@ -112,6 +112,7 @@ pub struct Feed {
     /// Of the segment.
     pub(super) bytes: u64,
     pub(super) origin: Origin,
+    pub(super) sources: Arc<Sources>,
     pub(super) proving: Proving,
     pub(super) segment: Arc<Segment>,
     pub(super) state: Mutex<State>,
@@ -140,7 +141,7 @@ impl Feed {
         segment: Arc<Segment>,
         whole_files: bool,
     ) -> Self {
-        let SegmentSpec { blob: digest, bytes, origin, proving, proof, .. } = spec;
+        let SegmentSpec { blob: digest, bytes, origin, sources, proving, proof, .. } = spec;
         let cache_bytes = fetcher.cache.bytes_max();
         // Read-ahead that is evicted before it is read is fetched twice: sixteen streams together may fill half of
         // the cache, and a file is only read through to its end where it fits twice.
@@ -156,6 +157,7 @@ impl Feed {
             digest,
             bytes,
             origin,
+            sources,
             proving,
             segment,
             state: Mutex::default(),
@@ -248,10 +250,7 @@ impl Feed {
     /// The hosts or directories that serve it, for messages.
     #[must_use]
     pub fn source_names(&self) -> String {
-        let state = lock(&self.state);
-        let mut names: Vec<&str> = state.sources.iter().map(|leased| leased.source.name()).collect();
-        names.dedup();
-        names.join(", ")
+        self.sources.names()
     }
 
     /// Whether each chunk is checked by a digest of its own.

@@ -6,7 +6,6 @@ use crate::base::{Error, ErrorKind, Result};
 use crate::registry::BlobSource;
 
 use super::feed::{Counters, Feed};
-use super::state::LeasedSource;
 use super::{FetchSettings, lock};
 
 /// Somebody to tell when bytes that were handed out turn out to be wrong.
@@ -43,13 +42,7 @@ impl FeedLease {
             );
             return Err(Error::new(ErrorKind::Corrupt, text));
         }
-        let limits = blob.fetcher.limits_of(source.name());
-        let id = {
-            let mut state = lock(&blob.state);
-            let lease = state.next_id();
-            state.sources.push(LeasedSource { lease, source, limits, settings });
-            lease
-        };
+        let id = blob.sources.add(&blob.fetcher, source, settings);
         Ok(Self { id, counters_before: blob.counters(), blob })
     }
 
@@ -80,18 +73,30 @@ impl FeedLease {
 impl Drop for FeedLease {
     fn drop(&mut self) {
         lock(&self.blob.listeners).retain(|listener| listener.lease != self.id);
-        let mut state = lock(&self.blob.state);
-        state.sources.retain(|leased| leased.lease != self.id);
-        if state.sources.is_empty() {
-            // A passage is fed by somebody else, who goes on.
-            for run in state.runs.extract_if(.., |run| !run.is_passage) {
-                if let Some(abort) = run.abort {
-                    abort.abort();
-                }
+        if self.blob.sources.remove(self.id) {
+            self.blob.abandon();
+        }
+    }
+}
+
+impl Feed {
+    /// Has `tell` called whenever bytes that were handed out turn out to be wrong; for whoever keeps the feed as long
+    /// as it wants to be told.
+    pub fn on_rejected(&self, tell: Arc<dyn Fn() + Send + Sync>) {
+        lock(&self.listeners).push(Listener { lease: 0, tell });
+    }
+
+    /// Gives up what is still being fetched: the last source is gone.
+    pub fn abandon(&self) {
+        let mut state = lock(&self.state);
+        // A passage is fed by somebody else, who goes on.
+        for run in state.runs.extract_if(.., |run| !run.is_passage) {
+            if let Some(abort) = run.abort {
+                abort.abort();
             }
-            for (_, pending) in state.slots.drain() {
-                pending.slot.complete(Err(Error::new(ErrorKind::Unavailable, "the mount has ended")));
-            }
+        }
+        for (_, pending) in state.slots.drain() {
+            pending.slot.complete(Err(Error::new(ErrorKind::Unavailable, "the mount has ended")));
         }
     }
 }

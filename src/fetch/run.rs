@@ -22,7 +22,8 @@ use crate::cache::{SkipReason, Stored};
 use crate::registry::BlobBody;
 
 use super::feed::Feed;
-use super::state::{LeasedSource, RunKind};
+use super::sources::LeasedSource;
+use super::state::RunKind;
 use super::{BlobBytes, lock};
 
 /// The first pause after a failure, and the longest: a registry may ask for more with `Retry-After`, up to
@@ -126,8 +127,7 @@ impl Feed {
         {
             let mut state = lock(&self.state);
             let expected = state.end_run(id);
-            let budget = state.sources.iter().map(|leased| leased.settings.retry_budget).max();
-            let late = idle_since + budget.unwrap_or_default() / 2;
+            let late = idle_since + self.sources.retry_budget() / 2;
             for chunk in expected {
                 // Whoever came when the run had used up half of its patience has hardly waited.
                 let is_new = state.slots.get(&chunk).is_some_and(|pending| pending.wanted_at > late);
@@ -231,10 +231,7 @@ impl Driver {
     }
 
     fn source(&self) -> Result<LeasedSource> {
-        let state = lock(&self.blob.state);
-        let turn = state.turn.checked_rem(state.sources.len()).unwrap_or_default();
-        let gone = || Error::new(ErrorKind::Unavailable, "the mount has ended");
-        state.sources.get(turn).cloned().ok_or_else(gone)
+        self.blob.sources.leased()
     }
 
     /// One request: its answer and as much of its body as is wanted. The permit is given back while nothing
@@ -358,8 +355,8 @@ impl Driver {
         tracing::error!(digest = %blob.digest, chunk, source, "rejected a chunk: not the bytes of its digest");
         let rejections = self.chunk_rejections.entry(chunk).or_default();
         *rejections += 1;
+        blob.sources.fail_over();
         let mut state = lock(&blob.state);
-        state.turn += 1;
         if *rejections < CHUNK_REJECTIONS_MAX {
             return false;
         }
@@ -429,15 +426,12 @@ impl Driver {
     /// Decides whether `failure` ends the run, and waits before the next attempt if not.
     async fn pause_after(&mut self, failure: Error, leased: &LeasedSource) -> Result<()> {
         self.attempts.failures += 1;
-        let sources = {
-            let mut state = lock(&self.blob.state);
-            state.turn += 1;
-            if let Some(run) = state.run(self.id) {
-                run.is_under_way = false;
-                run.last_failure = Some(failure.clone());
-            }
-            u32::try_from(state.sources.len()).unwrap_or(u32::MAX)
-        };
+        self.blob.sources.fail_over();
+        if let Some(run) = lock(&self.blob.state).run(self.id) {
+            run.is_under_way = false;
+            run.last_failure = Some(failure.clone());
+        }
+        let sources = u32::try_from(self.blob.sources.count()).unwrap_or(u32::MAX);
         if !failure.kind().is_transient() && self.attempts.failures >= sources {
             return Err(self.explain(failure, leased));
         }

@@ -13,10 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::base::{Error, clock};
-use crate::registry::BlobSource;
 
-use super::FetchSettings;
-use super::limits::SourceLimits;
 use super::slot::Slot;
 
 /// How far before a chunk a run may be for a reader to wait for it: 8 MiB pass in about the time that a
@@ -84,23 +81,11 @@ impl Pending {
     }
 }
 
-/// A source, and the lease that brought it.
-#[derive(Clone, Debug)]
-pub(super) struct LeasedSource {
-    pub(super) lease: u64,
-    pub(super) source: Arc<dyn BlobSource>,
-    pub(super) limits: Arc<SourceLimits>,
-    pub(super) settings: FetchSettings,
-}
-
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) slots: HashMap<u64, Pending>,
     pub(super) runs: Vec<Run>,
-    pub(super) sources: Vec<LeasedSource>,
-    /// Raised when a source failed, so that the next one has its turn.
-    pub(super) turn: usize,
     /// Whether a source answered a range request with the whole blob.
     pub(super) ranges_ignored: bool,
     /// Completed when everything is here, while somebody fetches the whole blob.
@@ -110,7 +95,7 @@ pub(super) struct State {
 
 impl State {
     /// A number that was not given before.
-    pub(super) fn next_id(&mut self) -> u64 {
+    fn next_id(&mut self) -> u64 {
         self.ids += 1;
         self.ids
     }

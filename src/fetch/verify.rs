@@ -136,7 +136,7 @@ impl Feed {
 
     fn drop_everything(&self) {
         self.count_rejected(chunk_count(self.bytes));
-        lock(&self.state).turn += 1;
+        self.sources.fail_over();
         self.segment.remove_all();
         self.fetcher.forget(self.id());
         let listeners: Vec<_> = lock(&self.listeners).iter().map(|listener| listener.tell.clone()).collect();

@@ -186,19 +186,10 @@ impl RestartTable {
                     usize::try_from(Record::new(next).window_start()).unwrap_or(windows.len())
                 });
                 let start = usize::try_from(record.window_start()).unwrap_or(end);
-                RestartState::Block(BlockState {
-                    used_bits: record.used_bits(),
-                    member_crc: u32_at(record.0, 28),
-                    member_bytes: u32_at(record.0, 32),
-                    window: Window { packed: windows.slice(start..end), bytes: record.window_bytes() },
-                })
+                RestartState::Block(record.block(windows.slice(start..end)))
             }
         };
-        RestartPoint {
-            compressed_offset: record.compressed_offset(),
-            stream_offset: record.stream_offset(),
-            state,
-        }
+        record.point(state)
     }
 }
 
@@ -238,6 +229,27 @@ impl RestartTableBuilder {
         records.extend_from_slice(&block.member_bytes.to_le_bytes());
         records.extend_from_slice(&[kind, block.used_bits, 0, 0]);
         self.windows.extend_from_slice(&block.window.packed);
+    }
+
+    /// The last point so far at or before `stream_offset`; none before the first.
+    #[must_use]
+    pub fn nearest(&self, stream_offset: u64) -> Option<RestartPoint> {
+        let records = self.records.as_chunks::<RECORD_BYTES>().0;
+        let after = records.partition_point(|record| Record::new(record).stream_offset() <= stream_offset);
+        let record = Record::new(records.get(after.checked_sub(1)?)?);
+        let state = match record.kind() {
+            FRAME_START => RestartState::FrameStart,
+            _ => {
+                let start = usize::try_from(record.window_start()).ok()?;
+                let end = match records.get(after) {
+                    Some(next) => usize::try_from(Record::new(next).window_start()).ok()?,
+                    None => self.windows.len(),
+                };
+                let packed = Bytes::copy_from_slice(self.windows.get(start..end)?);
+                RestartState::Block(record.block(packed))
+            }
+        };
+        Some(record.point(state))
     }
 
     /// The table of a layer whose blob has `compressed_bytes` and whose stream has `stream_bytes`.
@@ -292,6 +304,23 @@ impl<'a> Record<'a> {
 
     fn used_bits(&self) -> u8 {
         self.0[37]
+    }
+
+    fn block(&self, packed: Bytes) -> BlockState {
+        BlockState {
+            used_bits: self.used_bits(),
+            member_crc: u32_at(self.0, 28),
+            member_bytes: u32_at(self.0, 32),
+            window: Window { packed, bytes: self.window_bytes() },
+        }
+    }
+
+    fn point(&self, state: RestartState) -> RestartPoint {
+        RestartPoint {
+            compressed_offset: self.compressed_offset(),
+            stream_offset: self.stream_offset(),
+            state,
+        }
     }
 
     fn precedes(&self, next: &Self) -> bool {

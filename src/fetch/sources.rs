@@ -1,0 +1,97 @@
+//! The sources of a blob: one for each mount that shows it, and whose turn it is.
+//!
+//! A source is leased: it serves all readers of the blob while the mount lives that brought it. What fails is tried
+//! with the next one.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::base::{Error, ErrorKind, Result};
+use crate::registry::BlobSource;
+
+use super::limits::SourceLimits;
+use super::{FetchSettings, Fetcher, lock};
+
+/// A source, and the lease that brought it.
+#[derive(Clone, Debug)]
+pub(super) struct LeasedSource {
+    lease: u64,
+    pub(super) source: Arc<dyn BlobSource>,
+    pub(super) limits: Arc<SourceLimits>,
+    pub(super) settings: FetchSettings,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub struct Sources {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    leased: Vec<LeasedSource>,
+    /// Raised when a source failed, so that the next one has its turn.
+    turn: usize,
+    leases: u64,
+}
+
+impl Sources {
+    /// Adds `source`; returns the lease's number, for [`Self::remove`].
+    pub fn add(&self, fetcher: &Fetcher, source: Arc<dyn BlobSource>, settings: FetchSettings) -> u64 {
+        let limits = fetcher.limits_of(source.name());
+        let mut state = lock(&self.state);
+        state.leases += 1;
+        let lease = state.leases;
+        state.leased.push(LeasedSource { lease, source, limits, settings });
+        lease
+    }
+
+    /// Takes the source of `lease` away; says whether none is left.
+    pub fn remove(&self, lease: u64) -> bool {
+        let mut state = lock(&self.state);
+        state.leased.retain(|leased| leased.lease != lease);
+        state.leased.is_empty()
+    }
+
+    /// The source whose turn it is.
+    ///
+    /// # Errors
+    /// `Unavailable` when all mounts are gone.
+    pub fn current(&self) -> Result<Arc<dyn BlobSource>> {
+        self.leased().map(|leased| leased.source)
+    }
+
+    pub(super) fn leased(&self) -> Result<LeasedSource> {
+        let state = lock(&self.state);
+        let turn = state.turn.checked_rem(state.leased.len()).unwrap_or_default();
+        let gone = || Error::new(ErrorKind::Unavailable, "the mount has ended");
+        state.leased.get(turn).cloned().ok_or_else(gone)
+    }
+
+    /// Gives the next source its turn.
+    pub fn fail_over(&self) {
+        let mut state = lock(&self.state);
+        state.turn = state.turn.wrapping_add(1);
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        lock(&self.state).leased.len()
+    }
+
+    /// The longest time that a mount allows a fetch to go without progress.
+    pub(super) fn retry_budget(&self) -> Duration {
+        let state = lock(&self.state);
+        state.leased.iter().map(|leased| leased.settings.retry_budget).max().unwrap_or_default()
+    }
+
+    /// The hosts or directories, for messages.
+    #[must_use]
+    pub fn names(&self) -> String {
+        let state = lock(&self.state);
+        let mut names: Vec<&str> = state.leased.iter().map(|leased| leased.source.name()).collect();
+        names.dedup();
+        names.join(", ")
+    }
+}

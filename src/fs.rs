@@ -135,7 +135,7 @@ impl Filesystem {
     pub fn read_link(&self, ino: Ino) -> FsResult<&[u8]> {
         match &self.inode(ino)?.kind {
             InodeKind::Symlink { target } => Ok(target),
-            InodeKind::File(_) | InodeKind::Directory => Err(FsError::NotLink),
+            _ => Err(FsError::NotLink),
         }
     }
 
@@ -218,7 +218,7 @@ impl Filesystem {
     fn directory(&self, ino: Ino) -> FsResult<()> {
         match self.inode(ino)?.kind {
             InodeKind::Directory => Ok(()),
-            InodeKind::File(_) | InodeKind::Symlink { .. } => Err(FsError::NotDirectory),
+            _ => Err(FsError::NotDirectory),
         }
     }
 
@@ -227,7 +227,10 @@ impl Filesystem {
         match &self.inode(ino)?.kind {
             InodeKind::File(body) => Ok(body),
             InodeKind::Directory => Err(FsError::IsDirectory),
-            InodeKind::Symlink { .. } => Err(FsError::NotFile),
+            InodeKind::Symlink { .. }
+            | InodeKind::CharDevice { .. }
+            | InodeKind::BlockDevice { .. }
+            | InodeKind::Fifo => Err(FsError::NotFile),
         }
     }
 

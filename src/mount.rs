@@ -15,9 +15,10 @@ use crate::content::{Content, ContentSettings, Standing};
 use crate::fetch::Fetcher;
 use crate::fs::{Filesystem, Identity};
 use crate::fuse::{FuseMount, MountSpec};
+use crate::layer::LayerIndex;
 use crate::oci::{SourceRef, WantedPlatform};
 use crate::registry::SourceOptions;
-use crate::tree::{Ino, Tree, View};
+use crate::tree::{Ino, LayerRole, Tree, TreeLayer, View};
 
 /// When bytes are checked against the blob's digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -254,10 +255,28 @@ impl Drop for Mounted {
 }
 
 fn view(artifact: &Artifact, subpath: Option<&str>) -> Result<View> {
-    let layers: Vec<_> = artifact.layers.iter().map(|layer| layer.entries.clone()).collect();
     let reference = artifact.reference.to_string();
-    let tree = Tree::build(&layers).context(|| format!("cannot mount {reference}"))?;
+    let tree = tree_layers(artifact)
+        .and_then(|layers| Tree::build(&layers))
+        .context(|| format!("cannot mount {reference}"))?;
     View::new(Arc::new(tree), subpath, &reference)
+}
+
+/// The layers as the tree takes them.
+///
+/// # Errors
+/// As [`LayerIndex::of_raw_file`].
+pub(crate) fn tree_layers(artifact: &Artifact) -> Result<Vec<TreeLayer>> {
+    let mut layers = Vec::with_capacity(artifact.layers.len());
+    for layer in &artifact.layers {
+        let descriptor = &layer.descriptor;
+        for entry in &layer.entries.entries {
+            let index = LayerIndex::of_raw_file(&descriptor.digest, descriptor.size, entry.clone())?;
+            // The entry's path begins with the layer's directory already.
+            layers.push(TreeLayer { index: Arc::new(index), directory: None, role: LayerRole::File });
+        }
+    }
+    Ok(layers)
 }
 
 fn summary(artifact: &Artifact, view: &View, request: &MountRequest) -> MountSummary {

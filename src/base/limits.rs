@@ -68,3 +68,8 @@ pub const XATTR_VALUE_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes of the names of one file's extended attributes, a NUL after each: the kernel's `XATTR_LIST_MAX`.
 pub const XATTR_LIST_BYTES_MAX: usize = 64 << 10;
+
+/// Names walked through symbolic links to find where the entries of an image land, over all its layers. Entries
+/// behind links are rare in real images; a hostile one would make each of two million walk forty links of two
+/// thousand names. This many take a few seconds.
+pub const LINKED_NAMES_MAX: u64 = 16 << 20;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::artifact::{self, Artifact, ArtifactLayer};
 use crate::base::{Error, ErrorKind, RelPath, Result, ResultExt as _};
 use crate::layer::{Entry, EntryKind};
+use crate::mount::tree_layers;
 use crate::oci::WantedPlatform;
 use crate::registry::{BlobSource, SourceOptions};
 use crate::tree::Tree;
@@ -54,8 +55,9 @@ pub(super) fn entry_bytes(entry: &Entry) -> u64 {
 /// # Errors
 /// As [`Tree::build`]: what can't be mounted has no files.
 pub(super) fn entries(artifact: &Artifact) -> Result<Vec<(&ArtifactLayer, &Entry)>> {
-    let layers: Vec<_> = artifact.layers.iter().map(|layer| layer.entries.clone()).collect();
-    Tree::build(&layers).context(|| artifact.reference.to_string())?;
+    tree_layers(artifact)
+        .and_then(|layers| Tree::build(&layers))
+        .context(|| artifact.reference.to_string())?;
     let mut entries: Vec<_> = artifact
         .layers
         .iter()

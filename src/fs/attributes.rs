@@ -1,6 +1,6 @@
 //! What `stat` and `statfs` say.
 
-use crate::layer::Timestamp;
+use crate::layer::{Extents, FileBody, Timestamp};
 use crate::tree::{Ino, Inode, InodeKind, View};
 
 /// The preferred size of a read, which `cat` and buffered readers take for their buffer. Larger ones would
@@ -22,6 +22,12 @@ pub enum FileKind {
     File,
     /// A symbolic link.
     Symlink,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+    /// A named pipe.
+    Fifo,
 }
 
 /// What `stat` says of an inode.
@@ -33,7 +39,7 @@ pub struct Attributes {
     pub kind: FileKind,
     /// Bytes of a file or of a link's target; 0 for a directory.
     pub size: u64,
-    /// `size` in units of 512 bytes, rounded up.
+    /// The bytes that it holds, without the holes, in units of 512 bytes, rounded up.
     pub blocks: u64,
     /// Permission bits (`0o7777`).
     pub mode: u32,
@@ -45,26 +51,46 @@ pub struct Attributes {
     pub gid: u32,
     /// The time of the last change; it stands for all the times.
     pub mtime: Timestamp,
+    /// The driver's and the device's number of a device; 0 for anything else.
+    pub device: (u32, u32),
 }
 
 impl Attributes {
     pub(super) fn of(ino: Ino, inode: &Inode) -> Self {
-        let (kind, size) = match &inode.kind {
-            InodeKind::Directory => (FileKind::Directory, 0),
-            InodeKind::File(body) => (FileKind::File, body.size),
-            InodeKind::Symlink { target } => (FileKind::Symlink, target.len() as u64),
+        let (kind, size, held) = match &inode.kind {
+            InodeKind::Directory => (FileKind::Directory, 0, 0),
+            InodeKind::File(body) => (FileKind::File, body.size, bytes_held(body)),
+            InodeKind::Symlink { target } => (FileKind::Symlink, target.len() as u64, target.len() as u64),
+            InodeKind::CharDevice { .. } => (FileKind::CharDevice, 0, 0),
+            InodeKind::BlockDevice { .. } => (FileKind::BlockDevice, 0, 0),
+            InodeKind::Fifo => (FileKind::Fifo, 0, 0),
+        };
+        let device = match inode.kind {
+            InodeKind::CharDevice { major, minor } | InodeKind::BlockDevice { major, minor } => {
+                (major, minor)
+            }
+            _ => (0, 0),
         };
         Self {
             ino,
             kind,
             size,
-            blocks: size.div_ceil(STAT_BLOCK_BYTES),
+            blocks: held.div_ceil(STAT_BLOCK_BYTES),
             mode: inode.mode,
             nlink: inode.nlink,
             uid: inode.uid,
             gid: inode.gid,
             mtime: inode.mtime,
+            device,
         }
+    }
+}
+
+/// The bytes of a file that are no holes.
+fn bytes_held(body: &FileBody) -> u64 {
+    match &body.extents {
+        Extents::Contiguous { .. } => body.size,
+        Extents::Sparse(extents) => extents.iter().fold(0, |sum, extent| sum.saturating_add(extent.length)),
     }
 }
 

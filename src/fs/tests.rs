@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use super::*;
 use crate::base::{Algorithm, Result};
 use crate::content::{DirectFile, Standing};
-use crate::layer::{Entry, EntryKind, LayerEntries, Timestamp};
-use crate::tree::Tree;
+use crate::layer::{Entry, EntryKind, LayerIndex, Timestamp};
+use crate::tree::{LayerRole, Tree, TreeLayer};
 
 /// Content in memory that refuses every range that does not lie within its file.
 #[derive(Debug)]
@@ -95,6 +95,11 @@ fn memory(cold: &[usize]) -> Memory {
     }
 }
 
+fn layer(digest: &Digest, entry: Entry) -> TreeLayer {
+    let index = LayerIndex::of_raw_file(digest, 0, entry).unwrap();
+    TreeLayer { index: Arc::new(index), directory: None, role: LayerRole::File }
+}
+
 fn filesystem(content: Memory, subpath: Option<&str>) -> (Filesystem, Arc<Memory>) {
     let mtime = Timestamp { seconds: 12, nanoseconds: 34 };
     let entry = |path: &str, kind| Entry {
@@ -106,15 +111,16 @@ fn filesystem(content: Memory, subpath: Option<&str>) -> (Filesystem, Arc<Memory
         mtime,
         xattrs: Box::default(),
     };
-    let mut layers: Vec<LayerEntries> = ["dir/hello", "dir/sevens", "empty"]
+    let mut layers: Vec<TreeLayer> = ["dir/hello", "dir/sevens", "empty"]
         .iter()
         .zip(&content.files)
-        .map(|(path, (digest, bytes))| LayerEntries {
-            digest: digest.clone(),
-            entries: vec![entry(path, EntryKind::whole_stream(bytes.len() as u64))],
+        .map(|(path, (digest, bytes))| {
+            let size = bytes.len() as u64;
+            layer(digest, entry(path, EntryKind::whole_stream(size)))
         })
         .collect();
-    layers[2].entries.push(entry("link", EntryKind::Symlink { target: b"dir/hello".as_slice().into() }));
+    let link = entry("link", EntryKind::Symlink { target: b"dir/hello".as_slice().into() });
+    layers.push(layer(&Digest::of(Algorithm::Sha256, b"link"), link));
     let tree = Arc::new(Tree::build(&layers).unwrap());
     let view = View::new(tree, subpath, "host/model").unwrap();
     let identity = Identity {

@@ -1,5 +1,5 @@
-//! The extended attributes: on the root what is mounted, on files how much of them is here and how far it
-//! can be trusted.
+//! The extended attributes: those that the layers give, and ours: on the root what is mounted, on files how much
+//! of them is here and how far it can be trusted. No layer can take the place of ours.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -45,12 +45,12 @@ impl Filesystem {
     /// # Errors
     /// `NotFound`; `NoAttribute` when the inode does not have it.
     pub fn xattr(&self, ino: Ino, name: &OsStr) -> FsResult<Vec<u8>> {
-        let attribute = self
-            .attributes_of(ino)?
-            .into_iter()
-            .find(|attribute| attribute.name().as_bytes() == name.as_bytes())
-            .ok_or(FsError::NoAttribute)?;
-        self.value(ino, attribute)
+        let is_named = |attribute: &Attribute| attribute.name().as_bytes() == name.as_bytes();
+        if let Some(attribute) = self.attributes_of(ino)?.into_iter().find(is_named) {
+            return self.value(ino, attribute);
+        }
+        let given = self.inode(ino)?.xattrs.iter().find(|xattr| *xattr.name == *name.as_bytes());
+        given.map(|xattr| xattr.value.to_vec()).ok_or(FsError::NoAttribute)
     }
 
     /// The names of the extended attributes of `ino`, each with a NUL after it (listxattr(2)).
@@ -58,19 +58,20 @@ impl Filesystem {
     /// # Errors
     /// `NotFound`.
     pub fn xattr_names(&self, ino: Ino) -> FsResult<Vec<u8>> {
+        let ours = self.attributes_of(ino)?;
+        let is_ours = |name: &[u8]| ours.iter().any(|attribute| attribute.name().as_bytes() == name);
+        let given = self.inode(ino)?.xattrs.iter().map(|xattr| xattr.name.as_ref());
         let mut names = Vec::new();
-        for attribute in self.attributes_of(ino)? {
-            names.extend_from_slice(attribute.name().as_bytes());
+        let ours_last = ours.iter().map(|attribute| attribute.name().as_bytes());
+        for name in given.filter(|name| !is_ours(name)).chain(ours_last) {
+            names.extend_from_slice(name);
             names.push(0);
         }
         Ok(names)
     }
 
     fn attributes_of(&self, ino: Ino) -> FsResult<Vec<Attribute>> {
-        let is_file = match self.inode(ino)?.kind {
-            InodeKind::File(_) => true,
-            InodeKind::Directory | InodeKind::Symlink { .. } => false,
-        };
+        let is_file = matches!(self.inode(ino)?.kind, InodeKind::File(_));
         let mut attributes = Vec::new();
         if ino == Ino::ROOT {
             attributes.extend([Attribute::Reference, Attribute::Digest]);

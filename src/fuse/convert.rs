@@ -27,7 +27,7 @@ pub(super) fn file_attr(attributes: &Attributes) -> FileAttr {
         nlink: attributes.nlink,
         uid: attributes.uid,
         gid: attributes.gid,
-        rdev: 0,
+        rdev: device_number(attributes.device),
         blksize: BLOCK_BYTES,
         flags: 0,
     }
@@ -60,7 +60,16 @@ pub(super) fn file_type(kind: FileKind) -> FileType {
         FileKind::Directory => FileType::Directory,
         FileKind::File => FileType::RegularFile,
         FileKind::Symlink => FileType::Symlink,
+        FileKind::CharDevice => FileType::CharDevice,
+        FileKind::BlockDevice => FileType::BlockDevice,
+        FileKind::Fifo => FileType::NamedPipe,
     }
+}
+
+/// A device's number as the kernel packs it in 32 bits (`new_encode_dev`): 12 bits of the driver's number, 20 of
+/// the device's. Larger ones, which no kernel has, lose their upper bits.
+fn device_number((major, minor): (u32, u32)) -> u32 {
+    (minor & 0xff) | (major & 0xfff) << 8 | (minor & 0xfff00) << 12
 }
 
 pub(super) fn errno(error: &FsError) -> Errno {
@@ -81,6 +90,13 @@ fn system_time(timestamp: Timestamp) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_devices() {
+        assert_eq!(device_number((1, 3)), 0x103);
+        assert_eq!(device_number((8, 0x12345)), 0x1230_0845);
+        assert_eq!(device_number((u32::MAX, u32::MAX)), u32::MAX);
+    }
 
     #[test]
     fn times_before_1970_and_beyond_all_bounds() {

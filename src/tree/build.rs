@@ -1,39 +1,24 @@
-//! From sorted paths to the inode table, in one pass.
+//! The inode table while it grows: nodes are added in the order of their paths, in one pass.
 
 use crate::base::{Error, ErrorKind, Result};
-use crate::layer::{EntryKind, Extents, FileBody, LayerEntries, Timestamp};
+use crate::layer::{EntryKind, EntryRef, FileBody, RootAttributes, Timestamp};
 
-use super::merge::Placed;
-use super::{Inode, InodeKind, Node, Tree};
+use super::{Content, Inode, InodeKind, Node, Tree};
 
-/// Makes the table of `placed`, which must hold every path once, in the order of components.
-pub(super) fn build(layers: &[LayerEntries], placed: &[Placed<'_>]) -> Result<Tree> {
-    let mut table = Table::new();
-    for entry in placed {
-        table.add(layers, entry)?;
-    }
-    table.finish()
-}
-
-struct Table {
+/// See the module's text. What is open is the way from the root to where the next node goes.
+#[derive(Debug)]
+pub(super) struct Table {
     nodes: Vec<Node>,
     names: Vec<u8>,
-    /// The way from the root to the node added last.
-    way: Vec<Step>,
-    /// The path of the node added last.
-    previous: Vec<u8>,
-}
-
-struct Step {
-    index: u32,
-    /// Bytes of the node's path; 0 for the root.
-    path_length: usize,
+    /// Indices of the open nodes, the root's first.
+    open: Vec<u32>,
 }
 
 impl Table {
-    fn new() -> Self {
+    /// A table of the root alone, which is open.
+    pub(super) fn new(root: Inode) -> Self {
         let root = Node {
-            inode: implied_directory(),
+            content: Content::Inode(root),
             parent: 0,
             end: 0,
             name_start: 0,
@@ -41,90 +26,52 @@ impl Table {
             children_start: 0,
             children_count: 0,
         };
-        Self {
-            nodes: vec![root],
-            names: Vec::new(),
-            way: vec![Step { index: 0, path_length: 0 }],
-            previous: Vec::new(),
-        }
+        Self { nodes: vec![root], names: Vec::new(), open: vec![0] }
     }
 
-    fn add(&mut self, layers: &[LayerEntries], placed: &Placed<'_>) -> Result<()> {
-        let path = placed.entry.path.as_bytes();
-        self.leave_what_does_not_hold(path)?;
-        loop {
-            let Some(step) = self.way.last() else { return Err(too_many()) };
-            let (parent, above) = (step.index, step.path_length);
-            if !self.nodes[parent as usize].inode.kind.is_directory() {
-                return Err(Error::new(
-                    ErrorKind::Invalid,
-                    format!(
-                        "layer {}: the entry {:?} needs the directory {:?}, which is a file or a link",
-                        layers[placed.layer].digest,
-                        placed.entry.path,
-                        String::from_utf8_lossy(&path[..above]),
-                    ),
-                ));
-            }
-            let start = if above == 0 { 0 } else { above + 1 };
-            let end = path[start..].iter().position(|byte| *byte == b'/').map(|length| start + length);
-            match end {
-                Some(end) => self.push(parent, &path[start..end], implied_directory(), end)?,
-                None => {
-                    self.push(parent, &path[start..], inode_of(layers, placed)?, path.len())?;
-                    self.previous.clear();
-                    self.previous.extend_from_slice(path);
-                    return Ok(());
-                }
-            }
-        }
+    /// Whether the innermost open node can hold others.
+    pub(super) fn is_in_directory(&self) -> bool {
+        self.open.last().is_some_and(|index| self.nodes[*index as usize].content.is_directory())
     }
 
-    /// Shortens the way to the last node on it that stands above `path`.
-    fn leave_what_does_not_hold(&mut self, path: &[u8]) -> Result<()> {
-        let common = self.previous.iter().zip(path).take_while(|(a, b)| a == b).count();
-        let end = self.next_index()?;
-        while let Some(step) = self.way.last() {
-            let length = step.path_length;
-            if length == 0 || (length <= common && path.get(length) == Some(&b'/')) {
-                break;
-            }
-            self.nodes[step.index as usize].end = end;
-            self.way.pop();
-        }
-        Ok(())
-    }
-
-    fn push(&mut self, parent: u32, name: &[u8], inode: Inode, path_length: usize) -> Result<()> {
+    /// Adds a node to the innermost open one, which must be a directory whose names so far all come before
+    /// `name`, opens it and returns its index.
+    pub(super) fn enter(&mut self, name: &[u8], content: Content) -> Result<u32> {
         let index = self.next_index()?;
+        let parent = self.open.last().copied().unwrap_or_default();
         let above = &mut self.nodes[parent as usize];
         above.children_count += 1;
-        if inode.kind.is_directory() {
-            above.inode.nlink = above.inode.nlink.saturating_add(1);
+        if content.is_directory()
+            && let Content::Inode(inode) = &mut above.content
+        {
+            inode.nlink = inode.nlink.saturating_add(1);
         }
         self.nodes.push(Node {
-            inode,
+            content,
             parent,
             end: index + 1,
-            name_start: self.names.len(),
+            name_start: u32::try_from(self.names.len()).map_err(|_| too_many())?,
             name_length: u16::try_from(name.len()).map_err(|_| too_many())?,
             children_start: 0,
             children_count: 0,
         });
         self.names.extend_from_slice(name);
-        self.way.push(Step { index, path_length });
-        Ok(())
+        self.open.push(index);
+        Ok(index)
     }
 
-    fn next_index(&self) -> Result<u32> {
-        // One below the maximum, so that the index after the last fits too.
-        u32::try_from(self.nodes.len()).ok().filter(|index| *index < u32::MAX).ok_or_else(too_many)
+    /// Closes the innermost open node.
+    pub(super) fn leave(&mut self) {
+        let end = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        if let Some(index) = self.open.pop() {
+            self.nodes[index as usize].end = end;
+        }
     }
 
-    fn finish(mut self) -> Result<Tree> {
-        let end = self.next_index()?;
-        for step in &self.way {
-            self.nodes[step.index as usize].end = end;
+    /// The tree of all that was added.
+    pub(super) fn finish(mut self) -> Tree {
+        while !self.open.is_empty() {
+            self.leave();
         }
         let mut start = 0;
         for node in &mut self.nodes {
@@ -140,41 +87,91 @@ impl Table {
             children[*next as usize] = index;
             *next += 1;
         }
-        Ok(Tree { nodes: self.nodes, names: self.names, children })
+        Tree { nodes: self.nodes, names: self.names, children, aliases: Vec::new() }
+    }
+
+    fn next_index(&self) -> Result<u32> {
+        // One below the maximum, so that the index after the last fits too.
+        u32::try_from(self.nodes.len()).ok().filter(|index| *index < u32::MAX).ok_or_else(too_many)
     }
 }
 
-fn implied_directory() -> Inode {
-    Inode { kind: InodeKind::Directory, mode: 0o755, uid: 0, gid: 0, mtime: Timestamp::default(), nlink: 2 }
-}
-
-fn inode_of(layers: &[LayerEntries], placed: &Placed<'_>) -> Result<Inode> {
-    let entry = placed.entry;
-    let (kind, nlink) = match &entry.kind {
-        // A file's offsets are read as its stream's, which holds for a file that begins with its stream.
-        EntryKind::File { size, extents: extents @ Extents::Contiguous { stream_offset: 0 } } => {
-            let body = FileBody { layer: placed.layer, size: *size, extents: extents.clone() };
-            (InodeKind::File(body), 1)
+impl Tree {
+    /// Makes the nodes of each group names of one inode: the one that the group's `holder` has.
+    pub(super) fn share(&mut self, groups: impl IntoIterator<Item = SharedInode>) {
+        for SharedInode { holder, mut names } in groups {
+            names.sort_unstable();
+            let Some((first, others)) = names.split_first() else { continue };
+            let held = std::mem::replace(&mut self.nodes[holder as usize].content, Content::Alias(*first));
+            self.nodes[*first as usize].content = match held {
+                Content::Inode(inode) => {
+                    let nlink = u32::try_from(names.len()).unwrap_or(u32::MAX);
+                    Content::Inode(Inode { nlink, ..inode })
+                }
+                alias @ Content::Alias(_) => alias,
+            };
+            for other in others {
+                self.nodes[*other as usize].content = Content::Alias(*first);
+                self.aliases.push((*first, *other));
+            }
         }
-        EntryKind::Directory => (InodeKind::Directory, 2),
-        EntryKind::Symlink { target } => (InodeKind::Symlink { target: target.clone() }, 1),
-        EntryKind::File { .. }
-        | EntryKind::HardLink { .. }
-        | EntryKind::CharDevice { .. }
-        | EntryKind::BlockDevice { .. }
-        | EntryKind::Fifo => return Err(not_of_a_raw_layer(layers, placed)),
-    };
-    Ok(Inode { kind, mode: entry.mode & 0o7777, uid: entry.uid, gid: entry.gid, mtime: entry.mtime, nlink })
+        self.aliases.sort_unstable();
+    }
 }
 
-fn not_of_a_raw_layer(layers: &[LayerEntries], placed: &Placed<'_>) -> Error {
-    let text = format!(
-        "layer {}: the entry {:?} is of a kind that only archives hold, and these are not served yet",
-        layers[placed.layer].digest, placed.entry.path,
-    );
-    Error::new(ErrorKind::Unsupported, text)
+/// Nodes that are names of one inode.
+#[derive(Debug)]
+pub(super) struct SharedInode {
+    /// The one of them that has the inode.
+    pub(super) holder: u32,
+    /// All of them.
+    pub(super) names: Vec<u32>,
+}
+
+/// A directory that no entry describes.
+pub(super) fn implied_directory() -> Inode {
+    Inode {
+        kind: InodeKind::Directory,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        mtime: Timestamp::default(),
+        nlink: 2,
+        xattrs: Box::default(),
+    }
+}
+
+/// A directory whose attributes a layer gives apart from its entries.
+pub(super) fn root_directory(root: RootAttributes) -> Inode {
+    Inode {
+        kind: InodeKind::Directory,
+        mode: root.mode & 0o7777,
+        uid: root.uid,
+        gid: root.gid,
+        mtime: root.mtime,
+        nlink: 2,
+        xattrs: root.xattrs,
+    }
+}
+
+/// What `entry` of the layer in place `layer` describes; none for a hard link, which describes nothing.
+pub(super) fn inode_of(layer: usize, entry: EntryRef<'_>) -> Option<Inode> {
+    let (kind, nlink) = match entry.kind {
+        EntryKind::File { size, extents } => (InodeKind::File(FileBody { layer, size, extents }), 1),
+        EntryKind::Directory => (InodeKind::Directory, 2),
+        EntryKind::Symlink { target } => (InodeKind::Symlink { target }, 1),
+        EntryKind::CharDevice { major, minor } => (InodeKind::CharDevice { major, minor }, 1),
+        EntryKind::BlockDevice { major, minor } => (InodeKind::BlockDevice { major, minor }, 1),
+        EntryKind::Fifo => (InodeKind::Fifo, 1),
+        EntryKind::HardLink { .. } => return None,
+    };
+    let (uid, gid, mtime) = (entry.uid, entry.gid, entry.mtime);
+    Some(Inode { kind, mode: entry.mode & 0o7777, uid, gid, mtime, nlink, xattrs: entry.xattrs })
 }
 
 fn too_many() -> Error {
-    Error::new(ErrorKind::Unsupported, format!("the artifact has more than {} files", u32::MAX))
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("the artifact has more than {} files, or bytes of names", u32::MAX),
+    )
 }

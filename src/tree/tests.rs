@@ -2,7 +2,11 @@ use std::sync::Arc;
 
 use super::*;
 use crate::base::{Algorithm, Digest, ErrorKind, RelPath};
-use crate::layer::{Entry, EntryKind, Extents};
+use crate::layer::{Entry, EntryKind, Extents, IndexParts, LayerStream, RootAttributes};
+
+mod hard_links;
+mod layers;
+mod rootfs;
 
 fn entry(path: &str, kind: EntryKind) -> Entry {
     let mtime = Timestamp { seconds: 7, nanoseconds: 5 };
@@ -17,14 +21,52 @@ fn link(path: &str, target: &str) -> Entry {
     entry(path, EntryKind::Symlink { target: target.as_bytes().into() })
 }
 
-fn layer(entries: Vec<Entry>) -> LayerEntries {
-    let name = format!("{entries:?}");
-    LayerEntries { digest: Digest::of(Algorithm::Sha256, name.as_bytes()), entries }
+fn parts(entries: Vec<Entry>, root: Option<RootAttributes>) -> IndexParts {
+    let name = format!("{:?}", entries.iter().take(9).collect::<Vec<_>>());
+    IndexParts {
+        layer: Digest::of(Algorithm::Sha256, name.as_bytes()),
+        blob_bytes: 1 << 40,
+        stream_bytes: 1 << 40,
+        diff_id: None,
+        stream: LayerStream::Plain,
+        root,
+        entries,
+        members: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+fn layer(role: LayerRole, entries: Vec<Entry>) -> TreeLayer {
+    TreeLayer { index: Arc::new(LayerIndex::new(parts(entries, None)).unwrap()), directory: None, role }
+}
+
+/// Each path with its inode's number, in the order of paths.
+fn listing(tree: &Tree) -> Vec<(String, Ino)> {
+    let (mut found, mut ahead) = (Vec::new(), vec![(String::new(), Ino::ROOT)]);
+    while let Some((path, ino)) = ahead.pop() {
+        let below = tree.children(ino, 0).map(|(name, ino)| {
+            let name = name.to_string_lossy();
+            (if path.is_empty() { name.into_owned() } else { format!("{path}/{name}") }, ino)
+        });
+        let below: Vec<_> = below.collect();
+        found.push((path, ino));
+        ahead.extend(below.into_iter().rev());
+    }
+    found
+}
+
+fn paths(tree: &Tree) -> Vec<String> {
+    listing(tree).into_iter().skip(1).map(|(path, _)| path).collect()
+}
+
+fn inode<'a>(tree: &'a Tree, path: &str) -> &'a Inode {
+    let found = listing(tree).into_iter().find(|(other, _)| other == path);
+    tree.inode(found.unwrap_or_else(|| panic!("no {path}")).1).unwrap()
 }
 
 /// One layer for each entry, as raw artifacts have them.
-fn raw(entries: Vec<Entry>) -> Vec<LayerEntries> {
-    entries.into_iter().map(|entry| layer(vec![entry])).collect()
+fn raw(entries: Vec<Entry>) -> Vec<TreeLayer> {
+    entries.into_iter().map(|entry| layer(LayerRole::File, vec![entry])).collect()
 }
 
 fn tree(entries: Vec<Entry>) -> Arc<Tree> {
@@ -107,7 +149,7 @@ fn two_layers_with_the_same_file_are_refused_with_both_digests() {
     let layers = raw(vec![file("m/a", 1), file("m/a", 2)]);
     let error = Tree::build(&layers).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    for part in ["m/a", layers[0].digest.as_str(), layers[1].digest.as_str()] {
+    for part in ["m/a", layers[0].index.layer().as_str(), layers[1].index.layer().as_str()] {
         assert!(error.to_string().contains(part), "{error}");
     }
 }
@@ -123,7 +165,7 @@ fn a_file_where_a_directory_must_be_is_refused_with_layer_and_entry() {
         let layers = raw(entries);
         let error = Tree::build(&layers).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert!(error.to_string().contains(layers.last().unwrap().digest.as_str()), "{error}");
+        assert!(error.to_string().contains(layers.last().unwrap().index.layer().as_str()), "{error}");
         assert!(error.to_string().contains("a/b"), "{error}");
     }
     let mixed = raw(vec![file("a", 1), entry("a", EntryKind::Directory)]);
@@ -143,7 +185,7 @@ fn as_many_levels_as_a_path_can_have() {
 #[test]
 fn half_a_million_names_in_one_directory() {
     let entries: Vec<Entry> = (0..500_000).rev().map(|number| file(&format!("d/{number:06}"), 1)).collect();
-    let tree = Tree::build(&[layer_of_many(entries)]).unwrap();
+    let tree = Tree::build(&[layer(LayerRole::Archive, entries)]).unwrap();
     let directory = walk(&tree, "d").unwrap();
     for number in [0, 1, 250_000, 499_999] {
         let name = format!("{number:06}");
@@ -151,10 +193,6 @@ fn half_a_million_names_in_one_directory() {
         assert_eq!(tree.children(directory, number).next(), Some((OsStr::new(&name), ino)));
     }
     assert_eq!(tree.children(directory, 0).count(), 500_000);
-}
-
-fn layer_of_many(entries: Vec<Entry>) -> LayerEntries {
-    LayerEntries { digest: Digest::of(Algorithm::Sha256, b"many"), entries }
 }
 
 #[test]

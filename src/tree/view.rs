@@ -79,7 +79,7 @@ impl View {
         if ino == Ino::ROOT {
             return Some(Ino::ROOT);
         }
-        self.tree.parent(self.in_tree(ino)?).map(|parent| self.as_shown(parent))
+        self.tree.parent_below(self.top, self.in_tree(ino)?).map(|parent| self.as_shown(parent))
     }
 
     /// The path of `ino` from the view's root; empty for the root.

@@ -5,10 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use crate::base::RelPath;
 
-use super::{Ino, InodeKind, Tree};
-
-/// Links followed on one walk: the kernel's limit (path_resolution(7)).
-const LINKS_MAX: u32 = 40;
+use super::{Ino, InodeKind, LINKS_MAX, Tree};
 
 /// Why a path leads nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]

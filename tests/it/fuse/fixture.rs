@@ -10,8 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use refmount::base::{Algorithm, Digest, Result, clock};
 use refmount::fs::{FileContent, Filesystem, Identity};
 use refmount::fuse::{FuseMount, MountSpec};
-use refmount::layer::{Entry, EntryKind, LayerEntries, Timestamp};
-use refmount::tree::{Tree, View};
+use refmount::layer::{Entry, EntryKind, LayerIndex, Timestamp};
+use refmount::tree::{LayerRole, Tree, TreeLayer, View};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -112,17 +112,22 @@ pub(super) fn filesystem(options: Options<'_>) -> (Arc<Filesystem>, Arc<MemoryCo
     };
     let link =
         |path: &str, target: &str| entry(path, EntryKind::Symlink { target: target.as_bytes().into() });
-    let mut layers: Vec<LayerEntries> = PATHS
+    let file = |digest: &Digest, entry: Entry| {
+        let index = LayerIndex::of_raw_file(digest, 0, entry).unwrap();
+        TreeLayer { index: Arc::new(index), directory: None, role: LayerRole::File }
+    };
+    let mut layers: Vec<TreeLayer> = PATHS
         .iter()
         .zip(&files)
         .zip(&content.layers)
-        .map(|((path, bytes), layer)| LayerEntries {
-            digest: layer.digest.clone(),
-            entries: vec![entry(path, EntryKind::whole_stream(bytes.len() as u64))],
+        .map(|((path, bytes), layer)| {
+            file(&layer.digest, entry(path, EntryKind::whole_stream(bytes.len() as u64)))
         })
         .collect();
-    layers[0].entries.push(link("model/config.json", "../config.json"));
-    layers[0].entries.extend((0..options.many).map(|number| link(&format!("many/{number:06}"), "x")));
+    let links = [link("model/config.json", "../config.json")]
+        .into_iter()
+        .chain((0..options.many).map(|number| link(&format!("many/{number:06}"), "x")));
+    layers.extend(links.map(|link| file(&content.layers[0].digest, link)));
     let tree = Arc::new(Tree::build(&layers).unwrap());
     let identity = Identity {
         reference: REFERENCE.to_owned(),

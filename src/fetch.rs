@@ -32,6 +32,7 @@ mod lease;
 mod limits;
 mod origin;
 mod passage;
+mod reading;
 mod run;
 mod slot;
 mod sources;
@@ -169,17 +170,23 @@ impl Fetcher {
     /// As [`Cache::segment`].
     pub fn feed(self: &Arc<Self>, spec: SegmentSpec, whole_files: bool) -> Result<Arc<Feed>> {
         let id = spec.id.clone();
-        if let Some(known) = lock(&self.feeds).get(&id).and_then(Weak::upgrade) {
+        let sources = Arc::clone(&spec.sources);
+        // One whose mounts are gone may still answer a last reader; it fetches nothing for others.
+        let known = |feeds: &HashMap<SegmentId, Weak<Feed>>| {
+            feeds.get(&id).and_then(Weak::upgrade).filter(|feed| Arc::ptr_eq(&feed.sources, &sources))
+        };
+        if let Some(known) = known(&lock(&self.feeds)) {
             return Ok(known);
         }
         let segment = self.cache.segment(&id, spec.bytes)?;
         let made = Arc::new(Feed::new(self.clone(), spec, segment, whole_files));
         let mut feeds = lock(&self.feeds);
         feeds.retain(|_, feed| feed.strong_count() > 0);
-        Ok(feeds.get(&id).and_then(Weak::upgrade).unwrap_or_else(|| {
-            feeds.insert(id, Arc::downgrade(&made));
-            made
-        }))
+        if let Some(known) = known(&feeds) {
+            return Ok(known);
+        }
+        feeds.insert(id.clone(), Arc::downgrade(&made));
+        Ok(made)
     }
 
     /// The chunk digests of the segment `id` of `bytes` bytes that were recorded when its layer was verified.

@@ -87,7 +87,7 @@ impl Coming {
 pub enum Proving {
     /// The segment is the whole blob, which is hashed once it is complete.
     Whole,
-    /// The segment is a part of something larger, which is told when the segment is complete.
+    /// The segment is a part of something larger, which is told whenever a chunk was stored.
     Part(Arc<dyn Fn() + Send + Sync>),
     /// The origin yields nothing that does not match a digest which the manifest vouches for.
     Origin,
@@ -226,7 +226,7 @@ impl Feed {
     /// Bytes that come again and again count too; a fetch that gets nothing else ends by itself.
     #[must_use]
     pub fn progress(&self) -> u64 {
-        self.counts.network_bytes.load(Ordering::Relaxed)
+        self.counts.network_bytes.load(Ordering::Relaxed).wrapping_add(self.sources.progress())
     }
 
     /// Why `chunk` does not come, as far as that is known.

@@ -3,7 +3,7 @@
 //! To readers it is a run that brings everything, so that they wait for it instead of asking for the same bytes
 //! themselves. What has gone by and was not kept is fetched like anything else.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -18,7 +18,7 @@ use super::state::RunKind;
 pub struct Passage {
     feed: Arc<Feed>,
     run: u64,
-    failure: Option<Error>,
+    failure: OnceLock<Error>,
 }
 
 impl Passage {
@@ -34,7 +34,7 @@ impl Passage {
             }
             id
         };
-        Self { feed, run, failure: None }
+        Self { feed, run, failure: OnceLock::new() }
     }
 
     /// The segment.
@@ -75,9 +75,10 @@ impl Passage {
         }
     }
 
-    /// It ends here because of `failure`, which is what those that still wait get.
-    pub fn fail(mut self, failure: Error) {
-        self.failure = Some(failure);
+    /// What those get that still wait when it ends.
+    pub fn fail(&self, failure: Error) {
+        // The first one is the cause.
+        let _ = self.failure.set(failure);
     }
 }
 
@@ -87,7 +88,7 @@ impl Drop for Passage {
         {
             let mut state = lock(&self.feed.state);
             for chunk in state.end_run(self.run) {
-                match &self.failure {
+                match self.failure.get() {
                     Some(error) => {
                         if let Some(pending) = state.slots.remove(&chunk) {
                             pending.slot.complete(Err(error.clone()));

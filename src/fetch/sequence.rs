@@ -23,6 +23,8 @@ pub struct Sequence {
     sources: Arc<Sources>,
     digest: Digest,
     bytes: u64,
+    /// How far it is read.
+    end: u64,
     counter: BlobBytes,
     position: u64,
     body: Option<BlobBody>,
@@ -45,7 +47,13 @@ impl Sequence {
     #[must_use]
     pub fn new(sources: Arc<Sources>, digest: Digest, bytes: u64, counter: BlobBytes) -> Self {
         let backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
-        Self { sources, digest, bytes, counter, position: 0, body: None, backoff, failures: 0 }
+        Self { sources, digest, bytes, end: bytes, counter, position: 0, body: None, backoff, failures: 0 }
+    }
+
+    /// The first `end` bytes of the same.
+    #[must_use]
+    pub fn head(sources: Arc<Sources>, digest: Digest, bytes: u64, end: u64, counter: BlobBytes) -> Self {
+        Self { end, ..Self::new(sources, digest, bytes, counter) }
     }
 
     /// The next piece; none at the end.
@@ -53,7 +61,7 @@ impl Sequence {
     /// # Errors
     /// What each source failed with for good; `Unavailable` when all mounts are gone.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        while self.position < self.bytes {
+        while self.position < self.end {
             let leased = self.sources.leased()?;
             match self.attempt(&leased).await {
                 Ok(piece) => {
@@ -74,7 +82,7 @@ impl Sequence {
                 Some(body) => body,
                 None => {
                     let _permit = leased.limits.permit(RunKind::Demand).await;
-                    let range = self.position..self.bytes;
+                    let range = self.position..self.end;
                     let body = leased.source.blob(&self.digest, self.bytes, range).await?;
                     self.body.insert(self.counter.counted(body))
                 }
@@ -88,7 +96,9 @@ impl Sequence {
             let known = usize::try_from(self.position.saturating_sub(body.range.start)).unwrap_or(usize::MAX);
             body.range.start += piece.len() as u64;
             if known < piece.len() {
-                return Ok(piece.split_off(known));
+                let mut piece = piece.split_off(known);
+                piece.truncate(usize::try_from(self.end - self.position).unwrap_or(usize::MAX));
+                return Ok(piece);
             }
         }
     }

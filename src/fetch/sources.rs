@@ -3,6 +3,7 @@
 //! A source is leased: it serves all readers of the blob while the mount lives that brought it. What fails is tried
 //! with the next one.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub(super) struct LeasedSource {
 #[derive(Debug, Default)]
 pub struct Sources {
     state: Mutex<State>,
+    /// Bytes that came for all segments together.
+    progress: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +75,15 @@ impl Sources {
     pub fn fail_over(&self) {
         let mut state = lock(&self.state);
         state.turn = state.turn.wrapping_add(1);
+    }
+
+    /// Notes that `bytes` came for what all segments wait for.
+    pub fn progressed(&self, bytes: u64) {
+        self.progress.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn progress(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed)
     }
 
     /// How many there are.

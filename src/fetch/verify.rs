@@ -39,13 +39,10 @@ enum Outcome {
 impl Feed {
     /// Starts the check in the background if everything is here and nobody has checked it.
     pub fn verify_if_complete(self: &Arc<Self>) {
-        if self.bytes == 0 || !self.segment.is_complete() {
-            return;
-        }
         match &self.proving {
-            Proving::Whole => {}
+            Proving::Whole if self.bytes > 0 && self.segment.is_complete() => {}
             Proving::Part(tell) => return tell(),
-            Proving::Origin => return,
+            Proving::Whole | Proving::Origin => return,
         }
         let mut begun = None;
         self.verification.send_if_modified(|now| match *now {

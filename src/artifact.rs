@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::base::limits::INDEX_DEPTH_MAX;
 use crate::base::{Digest, Error, ErrorKind, RelPath, Result, ResultExt as _};
-use crate::layer::LayerEntries;
+use crate::layer::Entry;
 use crate::oci::{Descriptor, Document, Platform, SourceRef, WantedPlatform, platform};
 use crate::registry::{self, BlobSource, RawManifest, SourceOptions};
 
@@ -30,6 +30,22 @@ pub enum Kind {
 pub enum LayerFormat {
     /// The blob is the file.
     Raw,
+    /// The blob is the file, compressed.
+    Compressed,
+    /// The blob is an archive, compressed or not.
+    Archive,
+}
+
+impl LayerFormat {
+    /// The name that `inspect` shows.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Compressed => "compressed",
+            Self::Archive => "archive",
+        }
+    }
 }
 
 /// A layer and what was made of it.
@@ -37,10 +53,13 @@ pub enum LayerFormat {
 pub struct ArtifactLayer {
     /// The layer's place in the manifest.
     pub descriptor: Descriptor,
-    /// How its bytes hold its files.
+    /// How its bytes hold its files, as far as the manifest tells.
     pub format: LayerFormat,
-    /// Its files, where they stand in the tree: below `directory`, if there is one.
-    pub entries: LayerEntries,
+    /// The one file that it is; for an archive, the one that it is if its bytes are none. Stands below `directory`, if
+    /// there is one.
+    pub file: Entry,
+    /// Whether it is a part of a root file system, in which names can hide others.
+    pub is_rootfs: bool,
     /// The directory of the platform that the layer is of, where all platforms are shown.
     pub directory: Option<RelPath>,
     /// Whose rule says what the layer's files are: a short word, the same for all layers of a producer.

@@ -32,6 +32,12 @@ struct Raw {
     mtime: Option<String>,
 }
 
+impl Default for FileMetadata {
+    fn default() -> Self {
+        Self { mode: DEFAULT_MODE, uid: 0, gid: 0, mtime: Timestamp::default() }
+    }
+}
+
 impl FileMetadata {
     /// Reads the annotation of `layer`. What cannot be read is left at its default, with a warning: the
     /// bytes of the file are none the worse for it.

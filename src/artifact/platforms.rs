@@ -185,9 +185,6 @@ fn add(artifact: &mut Artifact, directories: &mut HashSet<RelPath>, found: Found
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     for mut layer in one.layers {
-        for entry in &mut layer.entries.entries {
-            entry.path = below(&directory, &entry.path).context(shown)?;
-        }
         layer.directory = Some(directory.clone());
         artifact.layers.push(layer);
     }
@@ -225,10 +222,6 @@ fn free_directory(name: &str, taken: &HashSet<RelPath>) -> Result<RelPath> {
         number += 1;
     }
     Ok(directory)
-}
-
-fn below(directory: &RelPath, path: &RelPath) -> Result<RelPath> {
-    RelPath::parse(&[directory.as_bytes(), b"/", path.as_bytes()].concat())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! just goes missing. What differs between producers is a table, [`producers`].
 
 use crate::base::{Error, ErrorKind, RelPath, Result, ResultExt as _};
-use crate::layer::{Entry, EntryKind, LayerEntries};
+use crate::layer::{Entry, EntryKind};
 use crate::oci::{Descriptor, Manifest, SourceRef, media_type};
 
 use super::metadata::FileMetadata;
@@ -18,7 +18,7 @@ mod producers;
 
 use form::Form;
 use naming::{Name, Place};
-use producers::Rule;
+use producers::{Producer, Rule};
 
 /// Applies the rules to `manifest`, whose document has `digest`.
 ///
@@ -33,12 +33,7 @@ pub(super) fn apply(
 ) -> Result<Artifact> {
     conversions::refuse(manifest).context(|| format!("cannot serve {reference}"))?;
     let kind = kind(manifest);
-    if kind == Kind::Image
-        && let Some(layer) = manifest.layers.first()
-    {
-        return Err(unsupported(layer, "image layers are not served yet, only artifacts of raw layers"));
-    }
-    let mut layers = apply_to_layers(manifest)?;
+    let mut layers = apply_to_layers(manifest, kind)?;
     let mut warnings = Vec::new();
     // Below all layers, so that one that brings a file of this name covers it.
     if let Some(kitfile) = kitfile::layer(manifest, &layers, &mut warnings)? {
@@ -77,39 +72,52 @@ fn kind(manifest: &Manifest) -> Kind {
     if is_image && manifest.layers.iter().all(is_rootfs) { Kind::Image } else { Kind::Artifact }
 }
 
-fn apply_to_layers(manifest: &Manifest) -> Result<Vec<ArtifactLayer>> {
-    let mut named: Vec<(&Descriptor, &Rule, Name<'_>)> = Vec::with_capacity(manifest.layers.len());
+fn apply_to_layers(manifest: &Manifest, kind: Kind) -> Result<Vec<ArtifactLayer>> {
+    let mut named: Vec<(&Descriptor, &Rule, LayerFormat, Name<'_>)> =
+        Vec::with_capacity(manifest.layers.len());
     for layer in &manifest.layers {
-        let rule = producers::rule_of(layer, &manifest.config.media_type);
-        match form::of(layer, rule) {
-            Form::File => {}
-            Form::Archive => return Err(unsupported(layer, "archives are not served yet, only raw layers")),
-            Form::Compressed => {
-                return Err(unsupported(layer, "compressed files are not served yet, only raw layers"));
-            }
-        }
-        named.push((layer, rule, naming::name(layer, rule)));
+        let rule = producers::rule_of(layer, &manifest.config.media_type, kind);
+        let format = match form::of(layer, rule) {
+            _ if kind == Kind::Image => LayerFormat::Archive,
+            Form::File => LayerFormat::Raw,
+            Form::Archive => LayerFormat::Archive,
+            Form::Compressed => LayerFormat::Compressed,
+        };
+        let name = match (naming::name(layer, rule), format) {
+            // Its files have names of their own; a kind's would be counted with those of whole files.
+            (Name::Kind(_) | Name::Shard { .. }, LayerFormat::Archive) => Name::Digest,
+            (name, _) => name,
+        };
+        named.push((layer, rule, format, name));
     }
-    let names: Vec<Name<'_>> = named.iter().map(|(_, _, name)| *name).collect();
+    let names: Vec<Name<'_>> = named.iter().map(|(_, _, _, name)| *name).collect();
     let places = naming::places(&names);
-    named.into_iter().zip(places).map(|((layer, rule, name), place)| file(layer, rule, name, place)).collect()
+    let taken = named.into_iter().zip(places);
+    taken.map(|((layer, rule, format, name), place)| take(layer, rule, format, name, place)).collect()
 }
 
-/// The layer as the one file that it is.
-fn file(layer: &Descriptor, rule: &Rule, name: Name<'_>, place: Place) -> Result<ArtifactLayer> {
+/// The layer as the file or the archive that it is.
+fn take(
+    layer: &Descriptor,
+    rule: &Rule,
+    format: LayerFormat,
+    name: Name<'_>,
+    place: Place,
+) -> Result<ArtifactLayer> {
     let mut warnings = Vec::new();
     let path = RelPath::parse(name.path(layer, place).as_bytes())
         .context(|| format!("layer {} ({})", layer.digest, layer.media_type))?;
-    if name == Name::Digest {
+    let is_archive = format == LayerFormat::Archive;
+    if name == Name::Digest && !is_archive {
         warnings.push(format!("layer {} names no file; it appears as {path}", layer.digest));
     }
     if form::is_not_distributable(&layer.media_type) {
         warnings.push(format!(
-            "layer {} is marked as not distributable; {path} can be read only where the registry holds it",
+            "layer {} is marked as not distributable; what it holds can be read only where the registry holds it",
             layer.digest
         ));
     }
-    let metadata = FileMetadata::of(layer, &mut warnings);
+    let metadata = if is_archive { FileMetadata::default() } else { FileMetadata::of(layer, &mut warnings) };
     let entry = Entry {
         path,
         kind: EntryKind::whole_stream(layer.size),
@@ -121,17 +129,17 @@ fn file(layer: &Descriptor, rule: &Rule, name: Name<'_>, place: Place) -> Result
     };
     Ok(ArtifactLayer {
         descriptor: layer.clone(),
-        format: LayerFormat::Raw,
-        entries: LayerEntries { digest: layer.digest.clone(), entries: vec![entry] },
+        format,
+        file: entry,
+        is_rootfs: rule.producer == Producer::Image,
         directory: None,
         rule: rule.producer.name(),
-        reason: format!("{}; {}", rule.why(), name.why(place)),
+        reason: match is_archive {
+            true => format!("{}; {}", rule.why(), form::why_archive(layer)),
+            false => format!("{}; {}", rule.why(), name.why(place)),
+        },
         warnings,
     })
-}
-
-fn unsupported(layer: &Descriptor, why: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("layer {} ({}): {why}", layer.digest, layer.media_type))
 }
 
 #[cfg(test)]

@@ -66,8 +66,11 @@ impl Documents {
     /// The paths of all files when everything is shown.
     async fn paths(&self) -> Vec<String> {
         let artifact = self.load("all").await.unwrap_or_else(|error| panic!("{}", error.chain()));
-        let entries = artifact.layers.iter().flat_map(|layer| &layer.entries.entries);
-        entries.map(|entry| entry.path.to_string()).collect()
+        let path = |layer: &ArtifactLayer| match &layer.directory {
+            Some(directory) => format!("{directory}/{}", layer.file.path),
+            None => layer.file.path.to_string(),
+        };
+        artifact.layers.iter().map(path).collect()
     }
 }
 
@@ -113,7 +116,7 @@ async fn every_platform_stands_in_its_own_directory() {
     // One platform of the same index stands at the root.
     let one = documents.load("linux/arm64").await.unwrap();
     assert_eq!((one.platforms.len(), one.layers.len()), (0, 2));
-    assert_eq!(one.layers[1].entries.entries[0].path.to_string(), "b");
+    assert_eq!(one.layers[1].file.path.to_string(), "b");
 }
 
 #[tokio::test]

@@ -52,6 +52,14 @@ pub(super) fn of(layer: &Descriptor, rule: &Rule) -> Form {
     said.map_or(Form::File, |(_, form)| *form)
 }
 
+/// Why a layer is taken for an archive, for `inspect`.
+pub(super) fn why_archive(layer: &Descriptor) -> String {
+    match layer.annotations.contains_key(ORAS_UNPACK) {
+        true => format!("it is an archive by the annotation {ORAS_UNPACK}"),
+        false => "it is an archive by its media type".into(),
+    }
+}
+
 /// Whether the media type says that registries need not hold the layer (image-spec, layer.md,
 /// "Non-Distributable Layers"; Docker's `foreign` layers).
 pub(super) fn is_not_distributable(media_type: &str) -> bool {

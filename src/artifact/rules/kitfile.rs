@@ -1,7 +1,7 @@
 //! The Kitfile of a KitOps ModelKit: the configuration blob of its manifest, shown as one more file.
 
 use crate::base::{Error, ErrorKind, RelPath, Result};
-use crate::layer::{Entry, EntryKind, LayerEntries, Timestamp};
+use crate::layer::{Entry, EntryKind, Timestamp};
 use crate::oci::Manifest;
 
 use super::super::{ArtifactLayer, LayerFormat};
@@ -35,7 +35,8 @@ pub(super) fn layer(
         return Err(Error::new(ErrorKind::Invalid, text));
     }
     let path: RelPath = NAME.parse()?;
-    if layers.iter().flat_map(|layer| &layer.entries.entries).any(|entry| entry.path == path) {
+    let is_file = |layer: &ArtifactLayer| layer.format != LayerFormat::Archive && layer.file.path == path;
+    if layers.iter().any(is_file) {
         warnings.push(format!("a layer brings a file {NAME} of its own; the ModelKit's is not shown"));
         return Ok(None);
     }
@@ -51,7 +52,8 @@ pub(super) fn layer(
     Ok(Some(ArtifactLayer {
         descriptor: config.clone(),
         format: LayerFormat::Raw,
-        entries: LayerEntries { digest: config.digest.clone(), entries: vec![entry] },
+        file: entry,
+        is_rootfs: false,
         directory: None,
         rule: "kitfile",
         reason: "it is the manifest's configuration, which in KitOps is the Kitfile".into(),

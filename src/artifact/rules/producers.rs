@@ -5,6 +5,8 @@
 
 use crate::oci::Descriptor;
 
+use super::super::Kind;
+
 use super::naming::NameSource::{self, DescriptorName, Filepath, Fixed, MediaTypeEnd, Shards, Title};
 
 /// Whose rule it is.
@@ -17,6 +19,8 @@ pub(super) enum Producer {
     Helm,
     Flux,
     Wasm,
+    /// The manifest's, when it is an image.
+    Image,
     General,
 }
 
@@ -31,6 +35,7 @@ impl Producer {
             Self::Helm => "helm",
             Self::Flux => "flux",
             Self::Wasm => "wasm",
+            Self::Image => "image",
             Self::General => "general",
         }
     }
@@ -44,6 +49,7 @@ impl Producer {
             Self::Helm => "Helm's",
             Self::Flux => "Flux's",
             Self::Wasm => "that of a Wasm module",
+            Self::Image => "that of an image's layer",
             Self::General => "no known producer's",
         }
     }
@@ -101,8 +107,11 @@ impl Rule {
     }
 }
 
-/// The rule of `layer` in a manifest whose configuration is a `config`.
-pub(super) fn rule_of(layer: &Descriptor, config: &str) -> &'static Rule {
+/// The rule of `layer` in a manifest of this `kind` whose configuration is a `config`.
+pub(super) fn rule_of(layer: &Descriptor, config: &str, kind: Kind) -> &'static Rule {
+    if kind == Kind::Image {
+        return &IMAGE;
+    }
     RULES.iter().find(|rule| rule.fits(&layer.media_type, config)).unwrap_or(&GENERAL)
 }
 
@@ -112,6 +121,9 @@ use Producer::{DockerModelRunner, Flux, Helm, KitOps, ModelPack, Ollama, Wasm};
 /// ORAS and `podman artifact` title their files and leave the media type to the user; the last resort is
 /// podman's as well (containers/podman, pkg/libartifact/store/store.go: digests in place of missing titles).
 const GENERAL: Rule = Rule::new(Producer::General, Begins(""), &[Title, Filepath]);
+
+/// Image-spec, layer.md. What its files are called stands in the layer.
+const IMAGE: Rule = Rule::new(Producer::Image, Begins(""), &[]);
 
 const RULES: [Rule; 23] = [
     // modelpack/model-spec, docs/spec.md and docs/annotations.md; `cnai` before it became CNCF's.

@@ -39,7 +39,7 @@ fn apply_to(document: &str) -> Result<Artifact> {
 }
 
 fn path(layer: &ArtifactLayer) -> String {
-    layer.entries.entries[0].path.to_string()
+    layer.file.path.to_string()
 }
 
 /// Rule and path of each layer.
@@ -106,7 +106,7 @@ fn modelpack_by_its_older_names() {
           "org.cnai.model.filepath":"older","org.cncf.model.filepath":"newer"}}]}"#;
     assert_taken(manifest, &[("modelpack", "README"), ("modelpack", "newer")]);
     let layers = apply_to(manifest).unwrap().layers;
-    let entry = &layers[0].entries.entries[0];
+    let entry = &layers[0].file;
     assert_eq!((entry.mode, entry.uid), (0o600, 7));
 }
 
@@ -125,7 +125,7 @@ fn kitops_with_its_kitfile() {
     assert_taken(manifest, &[("kitfile", "Kitfile"), ("kitops", "model.onnx"), ("kitops", "docs/README.md")]);
     let kitfile = &apply_to(manifest).unwrap().layers[0];
     assert_eq!(kitfile.descriptor.digest, digest("config"), "checked against its own digest");
-    assert_eq!(kitfile.entries.entries[0].kind, EntryKind::whole_stream(321));
+    assert_eq!(kitfile.file.kind, EntryKind::whole_stream(321));
 
     let own = manifest.replace("model.onnx", "Kitfile");
     assert_eq!(taken(&own)[0], ("kitops", "Kitfile".into()));
@@ -328,30 +328,61 @@ fn a_layer_that_a_registry_need_not_hold_has_a_warning() {
 }
 
 #[test]
-fn what_cannot_be_served_is_refused_by_digest_and_media_type() {
-    for refused in [
-        layer("application/vnd.cncf.model.weight.v1.tar", &[(TITLE, "x")]),
-        layer("application/vnd.cnai.model.weight.v1.tar+gzip", &[(TITLE, "x")]),
-        layer("application/vnd.oci.image.layer.v1.tar+gzip", &[]),
-        layer(
-            "application/vnd.oci.image.layer.v1.tar",
-            &[(TITLE, "x"), ("io.deis.oras.content.unpack", "true")],
+fn archives_are_told_by_their_media_types_and_annotations() {
+    let archives = [
+        ("modelpack", layer("application/vnd.cncf.model.weight.v1.tar", &[(FILEPATH, "x")])),
+        ("modelpack", layer("application/vnd.cnai.model.weight.v1.tar+gzip", &[(FILEPATH, "x")])),
+        ("general", layer("application/vnd.oci.image.layer.v1.tar+gzip", &[])),
+        (
+            "general",
+            layer(
+                "application/vnd.oci.image.layer.v1.tar",
+                &[(TITLE, "x"), ("io.deis.oras.content.unpack", "true")],
+            ),
         ),
-        layer("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", &[]),
-        layer("application/vnd.docker.ai.vllm.config.tar", &[]),
-        layer("application/vnd.docker.ai.dir.tar", &[(FILEPATH, "x")]),
-        layer("application/vnd.cncf.helm.chart.content.v1.tar+gzip", &[]),
-        layer("application/vnd.cncf.flux.content.v1.tar+gzip", &[]),
-        layer("application/vnd.kitops.modelkit.model.v1.raw+gzip", &[(FILEPATH, "x")]),
-        layer("application/vnd.kitops.modelkit.model.v1.tar", &[]),
-    ] {
-        let error = apply_to_one("a/b", &refused).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", refused.media_type);
-        let text = error.to_string();
-        assert!(text.contains(refused.digest.as_str()) && text.contains(&refused.media_type), "{text}");
+        ("general", layer("application/octet-stream", &[("io.deis.oras.content.unpack", "true")])),
+        ("docker-model-runner", layer("application/vnd.docker.ai.vllm.config.tar", &[])),
+        ("docker-model-runner", layer("application/vnd.docker.ai.dir.tar", &[(FILEPATH, "x")])),
+        ("helm", layer("application/vnd.cncf.helm.chart.content.v1.tar+gzip", &[])),
+        ("flux", layer("application/vnd.cncf.flux.content.v1.tar+gzip", &[])),
+        ("kitops", layer("application/vnd.kitops.modelkit.model.v1.tar+zstd", &[])),
+    ];
+    for (rule, layer) in archives {
+        let artifact = apply_to_one("a/b", &layer).unwrap();
+        let taken = &artifact.layers[0];
+        assert_eq!((taken.format, taken.rule), (LayerFormat::Archive, rule), "{}", layer.media_type);
+        assert!(taken.warnings.is_empty() && !taken.is_rootfs, "{:?}", taken.warnings);
+        // What it is if its bytes are no archive.
+        let name = layer.annotations.get(TITLE).or(layer.annotations.get(FILEPATH));
+        let expected = name.cloned().unwrap_or_else(|| format!("sha256-{}", layer.digest.hex()));
+        assert_eq!(path(taken), expected);
     }
-    let image = layer("application/vnd.oci.image.layer.v1.tar", &[(TITLE, "x")]);
-    assert!(apply_to_one(media_type::OCI_IMAGE_CONFIG, &image).is_err());
+}
+
+#[test]
+fn one_file_may_be_compressed() {
+    let raw = layer("application/vnd.kitops.modelkit.model.v1.raw+gzip", &[(FILEPATH, "model.bin")]);
+    let artifact = apply_to_one("a/b", &raw).unwrap();
+    assert_eq!(
+        (artifact.layers[0].format, path(&artifact.layers[0])),
+        (LayerFormat::Compressed, "model.bin".into())
+    );
+}
+
+#[test]
+fn layers_of_an_image_are_a_root_file_system() {
+    for media_type in [
+        "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.oci.image.layer.v1.tar+zstd",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    ] {
+        let artifact =
+            apply_to_one(media_type::OCI_IMAGE_CONFIG, &layer(media_type, &[(TITLE, "x")])).unwrap();
+        let taken = &artifact.layers[0];
+        assert_eq!((artifact.kind, taken.format, taken.rule), (Kind::Image, LayerFormat::Archive, "image"));
+        assert!(taken.is_rootfs);
+    }
 }
 
 /// containerd/nydus-snapshotter, pkg/converter/constant.go; containerd/accelerated-container-image,

@@ -19,6 +19,7 @@ mod progress;
 mod settings;
 mod size;
 mod source;
+mod tree;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -63,8 +64,8 @@ fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
         Command::Umount(umount) => wait_for(mounts::umount(global, umount)),
         Command::List(list) => wait_for(mounts::list(global, list)),
         Command::Status(status) => wait_for(mounts::status(global, status)),
-        Command::Inspect(inspect) => wait_for(inspect::inspect(global, inspect)),
-        Command::Tree(tree) => wait_for(inspect::tree(global, tree)),
+        Command::Inspect(inspect) => wait_for(inspect::run(global, inspect)),
+        Command::Tree(tree) => wait_for(tree::run(global, tree)),
         Command::Cat(cat) => wait_for(cat::run(global, cat)),
         Command::Pack(pack) => pack::run(global, pack),
         Command::Cache(cache) => wait_for(cache::run(global, cache)),

@@ -3,26 +3,25 @@
 //! A [`Content`] is one mount's way to the bytes of its layers. A read is first tried against the cache alone,
 //! in the caller's thread; what is missing is a task. No answer is ever shorter than what was asked for.
 
+mod pieces;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::base::chunk::chunks_of;
-use crate::base::{Digest, Error, ErrorKind, Result, chunk_range};
+use crate::base::{Digest, Result};
 use crate::cache::{DirectSegment, Pin};
-use crate::fetch::{Coming, Feed, FeedLease, FetchSettings, Fetcher, Wanted};
-use crate::layer::FileBody;
+use crate::fetch::{Feed, FeedLease, FetchSettings, Fetcher};
+use crate::indexing::{LayerLease, Watcher};
+use crate::layer::{Extents, FileBody};
 use crate::registry::BlobSource;
 
-pub use crate::fetch::Standing;
+use pieces::{Piece, pieces};
 
-/// How often a chunk is asked for again that was evicted between its arrival and the read. Each turn needs a
-/// whole cache of other chunks to pass in a few microseconds.
-const TURNS_MAX: u32 = 8;
+pub use crate::fetch::Standing;
 
 /// How one mount reads.
 #[derive(Clone, Copy, Debug)]
@@ -35,10 +34,36 @@ pub struct ContentSettings {
     pub read_timeout: Duration,
 }
 
+impl ContentSettings {
+    /// What they mean for fetching.
+    #[must_use]
+    pub fn fetch(&self) -> FetchSettings {
+        FetchSettings { retry_budget: self.read_timeout, whole_files: self.whole_files }
+    }
+}
+
+/// The bytes of one layer.
+#[derive(Debug)]
+pub enum LayerContent {
+    /// The blob is the only file.
+    Whole(FeedLease),
+    /// Files are parts of what the blob holds.
+    Parts(LayerLease),
+}
+
+impl LayerContent {
+    fn blob(&self) -> &Digest {
+        match self {
+            Self::Whole(lease) => lease.feed().digest(),
+            Self::Parts(lease) => lease.layer().blob(),
+        }
+    }
+}
+
 /// The content of all layers of one mount.
 #[derive(Debug)]
 pub struct Content {
-    layers: Vec<FeedLease>,
+    layers: Vec<LayerContent>,
     settings: ContentSettings,
 }
 
@@ -71,36 +96,49 @@ impl Content {
         layers: impl IntoIterator<Item = (Digest, u64)>,
         settings: ContentSettings,
     ) -> Result<Self> {
-        let blob_settings =
-            FetchSettings { retry_budget: settings.read_timeout, whole_files: settings.whole_files };
         let layers = layers
             .into_iter()
-            .map(|(digest, bytes)| fetcher.blob(&digest, bytes, source.clone(), blob_settings))
+            .map(|(digest, bytes)| fetcher.blob(&digest, bytes, source.clone(), settings.fetch()))
+            .map(|lease| lease.map(LayerContent::Whole))
             .collect::<Result<_>>()?;
-        Ok(Self { layers, settings })
+        Ok(Self::of(layers, settings))
     }
 
-    fn blob(&self, layer: usize) -> &Arc<Feed> {
-        self.layers[layer].feed()
+    /// The content of `layers`.
+    #[must_use]
+    pub fn of(layers: Vec<LayerContent>, settings: ContentSettings) -> Self {
+        Self { layers, settings }
     }
 
-    /// Answers from the cache alone: fills `buffer` (cleared first) with exactly the bytes `range` of `file`, or returns `false` and leaves the read to [`Self::read`]. May wait for the disk, never for
+    /// Answers from the cache alone: fills `buffer` (cleared first) with exactly the bytes `range` of `file`, or returns
+    /// `false` and leaves the read to [`Self::read`]. May wait for the disk, never for
     /// the network. `range` must lie within the file.
     ///
     /// # Errors
     /// `Corrupt` when the content was rejected.
     pub fn read_cached(&self, file: &FileBody, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
-        let blob = self.blob(file.layer);
-        blob.check_not_rejected()?;
-        if self.settings.verify_before_read && !blob.is_verified() {
+        let layer = &self.layers[file.layer];
+        if self.settings.verify_before_read && !is_verified(layer) {
             return Ok(false);
         }
-        let chunks = chunks_of(&range);
-        let is_hit = blob.segment().read(range, buffer);
-        if is_hit {
-            blob.accessed(chunks);
+        match &pieces(layer, file, range)?[..] {
+            // By far the most reads.
+            [Piece::Bytes(feed, range)] => read_piece(feed, range.clone(), buffer),
+            several => {
+                buffer.clear();
+                let mut part = Vec::new();
+                for piece in several {
+                    match piece {
+                        Piece::Zeros(count) => buffer.resize(buffer.len() + count, 0),
+                        Piece::Bytes(feed, range) if read_piece(feed, range.clone(), &mut part)? => {
+                            buffer.extend_from_slice(&part);
+                        }
+                        Piece::Bytes(..) => return Ok(false),
+                    }
+                }
+                Ok(true)
+            }
         }
-        Ok(is_hit)
     }
 
     /// Reads exactly `range` of `file`, from cache or network. Ends in an error when nothing
@@ -109,151 +147,127 @@ impl Content {
     /// # Errors
     /// `Corrupt`, `TimedOut`, or what the source failed with once its attempts were used up.
     pub async fn read(&self, file: &FileBody, range: Range<u64>) -> Result<Vec<u8>> {
-        let layer = file.layer;
-        let blob = self.blob(layer);
-        if self.settings.verify_before_read && !blob.is_verified() {
-            blob.verified().await?;
+        let layer = &self.layers[file.layer];
+        if self.settings.verify_before_read && !is_verified(layer) {
+            match layer {
+                LayerContent::Whole(lease) => lease.feed().verified().await?,
+                LayerContent::Parts(lease) => lease.layer().verified().await?,
+            }
         }
         let mut out = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or_default());
-        let chunks = chunks_of(&range);
-        let mut wanted = blob.want(chunks.clone())?.into_iter();
-        blob.accessed(chunks.clone());
-        for chunk in chunks {
-            let whole = chunk_range(chunk, blob.bytes());
-            let part = range.start.max(whole.start)..range.end.min(whole.end);
-            self.append(layer, chunk, part, wanted.next(), &mut out).await?;
+        for piece in pieces(layer, file, range)? {
+            match piece {
+                Piece::Zeros(count) => out.resize(out.len() + count, 0),
+                Piece::Bytes(feed, range) => feed.read(range, self.settings.read_timeout, &mut out).await?,
+            }
         }
         Ok(out)
-    }
-
-    /// Appends the bytes `part` of chunk `chunk` to `out`.
-    async fn append(
-        &self,
-        layer: usize,
-        chunk: u64,
-        part: Range<u64>,
-        mut wanted: Option<Wanted>,
-        out: &mut Vec<u8>,
-    ) -> Result<()> {
-        let blob = self.blob(layer);
-        let mut buffer = Vec::new();
-        for _ in 0..TURNS_MAX {
-            if let Some(Wanted::Coming(coming)) = wanted {
-                let bytes = self.wait(layer, chunk, part.start, coming).await?;
-                let chunk_start = chunk_range(chunk, blob.bytes()).start;
-                let slice = to_usize(part.start - chunk_start)..to_usize(part.end - chunk_start);
-                let bytes = bytes.get(slice).ok_or_else(|| {
-                    Error::new(ErrorKind::Corrupt, format!("blob {}: chunk {chunk} is short", blob.digest()))
-                })?;
-                out.extend_from_slice(bytes);
-                return Ok(());
-            }
-            if blob.segment().read(part.clone(), &mut buffer) {
-                out.extend_from_slice(&buffer);
-                return Ok(());
-            }
-            wanted = blob.want(chunk..chunk + 1)?.pop();
-        }
-        Err(Error::new(
-            ErrorKind::Io,
-            format!(
-                "blob {} at byte {}: evicted {TURNS_MAX} times before it could be read; the cache is too small",
-                blob.digest(),
-                part.start
-            ),
-        ))
-    }
-
-    /// Waits for a chunk as long as anything arrives for its blob.
-    async fn wait(&self, layer: usize, chunk: u64, start: u64, coming: Coming) -> Result<Bytes> {
-        let blob = self.blob(layer);
-        let limit = self.settings.read_timeout;
-        let coming = coming.bytes();
-        tokio::pin!(coming);
-        loop {
-            let before = blob.progress();
-            match tokio::time::timeout(limit, &mut coming).await {
-                Ok(result) => return result,
-                Err(_) if blob.progress() != before => {}
-                Err(_) => return Err(self.timed_out(layer, chunk, start, limit)),
-            }
-        }
-    }
-
-    fn timed_out(&self, layer: usize, chunk: u64, start: u64, limit: Duration) -> Error {
-        let blob = self.blob(layer);
-        let message = format!(
-            "blob {} at byte {start} from {}: nothing came within {:.1} s",
-            blob.digest(),
-            blob.source_names(),
-            limit.as_secs_f64()
-        );
-        match blob.why_missing(chunk) {
-            Some(cause) => Error::with_source(ErrorKind::TimedOut, message, cause),
-            None => Error::new(ErrorKind::TimedOut, message),
-        }
     }
 
     /// Told for each `open` of `file`: checks in the background what an earlier process
     /// has left in the cache, so that a later open can be handed to the kernel.
     pub fn opened(&self, file: &FileBody) {
-        self.blob(file.layer).check_in_background();
+        if let Some(feed) = self.own_feed(file) {
+            feed.check_in_background();
+        }
     }
 
     /// `file` as a plain file for the kernel, if it is complete and verified.
     #[must_use]
     pub fn direct(&self, file: &FileBody) -> Option<DirectFile> {
-        let blob = self.blob(file.layer);
-        if !blob.is_verified() || blob.bytes() == 0 {
+        let feed = self.own_feed(file)?;
+        if !feed.is_verified() || feed.bytes() == 0 {
             return None;
         }
-        let DirectSegment { file, pin } = blob.segment().open_direct()?;
+        let DirectSegment { file, pin } = feed.segment().open_direct()?;
         Some(DirectFile { file, pin: Some(pin) })
+    }
+
+    /// The feed of the segment that holds `file` and nothing else.
+    fn own_feed(&self, file: &FileBody) -> Option<Arc<Feed>> {
+        match (&self.layers[file.layer], &file.extents) {
+            (LayerContent::Whole(lease), _) => Some(Arc::clone(lease.feed())),
+            (LayerContent::Parts(lease), Extents::Contiguous { stream_offset }) => {
+                let end = stream_offset.checked_add(file.size)?;
+                lease.layer().member(&(*stream_offset..end))
+            }
+            (LayerContent::Parts(_), Extents::Sparse(_)) => None,
+        }
     }
 
     /// The digest of layer `layer`.
     #[must_use]
     pub fn digest(&self, layer: usize) -> &Digest {
-        self.blob(layer).digest()
+        self.layers[layer].blob()
     }
 
     /// How many bytes of `file` are cached.
     #[must_use]
     pub fn cached_bytes(&self, file: &FileBody) -> u64 {
-        self.blob(file.layer).segment().cached_bytes()
+        match self.own_feed(file) {
+            Some(feed) => feed.segment().cached_bytes(),
+            None => pieces::cached_bytes(&self.layers[file.layer], file),
+        }
     }
 
     /// What is known about the cached bytes of `file`.
     #[must_use]
     pub fn standing(&self, file: &FileBody) -> Standing {
-        self.blob(file.layer).standing()
+        if let Some(feed) = self.own_feed(file) {
+            return feed.standing();
+        }
+        match &self.layers[file.layer] {
+            _ if file.size == 0 => Standing::Proven,
+            layer if pieces::cached_bytes(layer, file) == 0 => Standing::Absent,
+            layer if is_verified(layer) => Standing::Proven,
+            _ => Standing::Pending,
+        }
+    }
+
+    /// Has `watcher` told the entries of layer `layer` while it is being read for the first time.
+    pub fn watch(&self, layer: usize, watcher: Watcher) {
+        if let LayerContent::Parts(lease) = &self.layers[layer] {
+            lease.watch(watcher);
+        }
     }
 
     /// Bytes fetched for these layers since the mount.
     #[must_use]
     pub fn network_bytes(&self) -> u64 {
-        self.leases().map(FeedLease::network_bytes).sum()
+        let of = |layer: &LayerContent| match layer {
+            LayerContent::Whole(lease) => lease.network_bytes(),
+            LayerContent::Parts(lease) => lease.network_bytes(),
+        };
+        self.blobs().map(of).sum()
     }
 
     /// Chunks of these layers that failed their check since the mount.
     #[must_use]
     pub fn rejected_chunks(&self) -> u64 {
-        self.leases().map(FeedLease::rejected_chunks).sum()
+        let of = |layer: &LayerContent| match layer {
+            LayerContent::Whole(lease) => lease.rejected_chunks(),
+            LayerContent::Parts(lease) => lease.rejected_chunks(),
+        };
+        self.blobs().map(of).sum()
     }
 
-    /// One lease for each blob: layers of the same content share theirs, and what was fetched was fetched once.
-    fn leases(&self) -> impl Iterator<Item = &FeedLease> {
+    /// One layer for each blob: layers of the same content share theirs, and what was fetched was fetched once.
+    fn blobs(&self) -> impl Iterator<Item = &LayerContent> {
         let mut seen = HashSet::new();
-        self.layers.iter().filter(move |lease| seen.insert(lease.feed().digest()))
+        self.layers.iter().filter(move |layer| seen.insert(layer.blob()))
     }
 
     /// Calls `callback` with the layer whenever bytes already served are found wrong, so that the kernel's copy
     /// can be dropped. Not called from a thread that serves reads.
     pub fn on_rejected(&self, callback: Box<dyn Fn(usize) + Send + Sync>) {
         let callback: Arc<dyn Fn(usize) + Send + Sync> = callback.into();
-        for (layer, lease) in self.layers.iter().enumerate() {
+        for (at, layer) in self.layers.iter().enumerate() {
             let callback = callback.clone();
-            lease.on_rejected(Arc::new(move || callback(layer)));
+            let tell = Arc::new(move || callback(at));
+            match layer {
+                LayerContent::Whole(lease) => lease.on_rejected(tell),
+                LayerContent::Parts(lease) => lease.on_rejected(tell),
+            }
         }
     }
 
@@ -262,11 +276,35 @@ impl Content {
     /// # Errors
     /// What the fetch failed with; `NoSpace` when the cache cannot hold it.
     pub async fn fill(&self, file: &FileBody) -> Result<()> {
-        self.blob(file.layer).fill(false).await
+        if let Some(feed) = self.own_feed(file) {
+            return feed.fill(false).await;
+        }
+        // A piece at a time: what is a part of a segment cannot be held in it, and need not be held here.
+        const STEP_BYTES: u64 = 1 << 20;
+        let mut start = 0;
+        while start < file.size {
+            let end = file.size.min(start + STEP_BYTES);
+            self.read(file, start..end).await?;
+            start = end;
+        }
+        Ok(())
     }
 }
 
-/// Offsets within a chunk are far below any `usize`.
-fn to_usize(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
+/// Whether each chunk of `layer` is checked by a digest of its own.
+fn is_verified(layer: &LayerContent) -> bool {
+    match layer {
+        LayerContent::Whole(lease) => lease.feed().is_verified(),
+        LayerContent::Parts(lease) => lease.layer().is_proven(),
+    }
+}
+
+fn read_piece(feed: &Arc<Feed>, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
+    feed.check_not_rejected()?;
+    let chunks = chunks_of(&range);
+    let is_hit = feed.segment().read(range, buffer);
+    if is_hit {
+        feed.accessed(chunks);
+    }
+    Ok(is_hit)
 }

@@ -11,6 +11,7 @@ pub mod layer;
 pub mod artifact;
 pub mod cache;
 pub mod fetch;
+pub mod indexing;
 pub mod content;
 pub mod tree;
 pub mod fs;

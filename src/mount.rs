@@ -1,5 +1,7 @@
 //! The composition root of one mount: from a request to a tree that can be read, and back.
 
+mod assembly;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +14,14 @@ use crate::artifact::{self, Artifact};
 use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use crate::cache::Cache;
 use crate::content::{Content, ContentSettings, Standing};
-use crate::fetch::Fetcher;
 use crate::fs::{Filesystem, Identity};
 use crate::fuse::{FuseMount, MountSpec};
-use crate::layer::LayerIndex;
+use crate::indexing::Layers;
 use crate::oci::{SourceRef, WantedPlatform};
 use crate::registry::SourceOptions;
-use crate::tree::{Ino, LayerRole, Tree, TreeLayer, View};
+use crate::tree::{Ino, View};
+
+pub use assembly::Assembly;
 
 /// When bytes are checked against the blob's digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,25 +135,28 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Resolves, mounts and serves, through the cache of `fetcher`. Returns once the tree can be read; no blob
-    /// byte has been fetched then.
+    /// Resolves, mounts and serves, through the cache of `layers`. Returns once the tree can be read; nothing has been
+    /// fetched then of layers that are files, and of others what tells their names.
     ///
     /// # Errors
     /// Those of [`artifact::load`]; `NotFound` for a missing subPath or mount point; `Busy` for a mount point that
     /// is one already; `Io` when the kernel refuses.
-    pub async fn start(request: &MountRequest, fetcher: &Arc<Fetcher>) -> Result<Arc<Self>> {
+    pub async fn start(request: &MountRequest, layers: &Arc<Layers>) -> Result<Arc<Self>> {
         let reference: SourceRef = request.reference.parse()?;
         let platform = request.platform.clone().unwrap_or_else(WantedPlatform::host);
         let (artifact, source) = artifact::load(&reference, &platform, &source_options(request)).await?;
-        let view = view(&artifact, request.subpath.as_deref())?;
-        let summary = summary(&artifact, &view, request);
-        let layers =
-            artifact.layers.iter().map(|layer| (layer.descriptor.digest.clone(), layer.descriptor.size));
-        let content = Arc::new(Content::new(fetcher, &source, layers, content_settings(request))?);
+        let cache = layers.fetcher().cache();
+        let settings = content_settings(request);
+        let in_reference = || format!("cannot mount {}", artifact.reference);
+        let assembly = Assembly::open(&artifact, &source, layers, settings).await.context(in_reference)?;
+        assembly.settled().await.context(in_reference)?;
+        let view = view(&artifact, &assembly, request.subpath.as_deref())?;
+        let summary = summary(&artifact, &assembly, &view, request);
+        let content = Arc::new(assembly.into_content(settings));
         let identity = Identity {
             reference: summary.reference.clone(),
             digest: artifact.digest.clone(),
-            owner: Some(fetcher.cache().paths().control_socket()),
+            owner: Some(cache.paths().control_socket()),
         };
         let filesystem = Arc::new(Filesystem::new(view, content.clone(), identity));
         let mount = {
@@ -161,7 +167,7 @@ impl Mounted {
                 allow_other: request.allow_other,
             };
             let runtime = Handle::current();
-            let read = directories_read(&reference, fetcher.cache());
+            let read = directories_read(&reference, cache);
             let start = move || {
                 require_apart(&spec.target, &read)?;
                 FuseMount::start(filesystem, &spec, &runtime)
@@ -180,9 +186,9 @@ impl Mounted {
             bytes = summary.total_bytes,
             "mounted"
         );
-        let prefetch = (request.prefetch == PrefetchPolicy::All)
-            .then(|| spawn_prefetch(&filesystem, &content, fetcher.cache()));
-        let cache = fetcher.cache().clone();
+        let prefetch =
+            (request.prefetch == PrefetchPolicy::All).then(|| spawn_prefetch(&filesystem, &content, cache));
+        let cache = Arc::clone(cache);
         Ok(Arc::new(Self { summary, mount, filesystem, content, cache, prefetch }))
     }
 
@@ -254,32 +260,14 @@ impl Drop for Mounted {
     }
 }
 
-fn view(artifact: &Artifact, subpath: Option<&str>) -> Result<View> {
+fn view(artifact: &Artifact, assembly: &Assembly, subpath: Option<&str>) -> Result<View> {
     let reference = artifact.reference.to_string();
-    let tree = tree_layers(artifact)
-        .and_then(|layers| Tree::build(&layers))
-        .context(|| format!("cannot mount {reference}"))?;
+    let tree = assembly.tree().context(|| format!("cannot mount {reference}"))?;
+    let tree = tree.ok_or_else(|| Error::new(ErrorKind::Io, "a layer is not known yet"))?;
     View::new(Arc::new(tree), subpath, &reference)
 }
 
-/// The layers as the tree takes them.
-///
-/// # Errors
-/// As [`LayerIndex::of_raw_file`].
-pub(crate) fn tree_layers(artifact: &Artifact) -> Result<Vec<TreeLayer>> {
-    let mut layers = Vec::with_capacity(artifact.layers.len());
-    for layer in &artifact.layers {
-        let descriptor = &layer.descriptor;
-        for entry in &layer.entries.entries {
-            let index = LayerIndex::of_raw_file(&descriptor.digest, descriptor.size, entry.clone())?;
-            // The entry's path begins with the layer's directory already.
-            layers.push(TreeLayer { index: Arc::new(index), directory: None, role: LayerRole::File });
-        }
-    }
-    Ok(layers)
-}
-
-fn summary(artifact: &Artifact, view: &View, request: &MountRequest) -> MountSummary {
+fn summary(artifact: &Artifact, assembly: &Assembly, view: &View, request: &MountRequest) -> MountSummary {
     let of_layers = artifact.layers.iter().flat_map(|layer| &layer.warnings);
     MountSummary {
         reference: artifact.reference.to_string(),
@@ -288,7 +276,7 @@ fn summary(artifact: &Artifact, view: &View, request: &MountRequest) -> MountSum
         subpath: request.subpath.clone(),
         files: view.file_count(),
         total_bytes: view.total_bytes(),
-        warnings: artifact.warnings.iter().chain(of_layers).cloned().collect(),
+        warnings: artifact.warnings.iter().chain(of_layers).cloned().chain(assembly.warnings()).collect(),
     }
 }
 

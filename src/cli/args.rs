@@ -100,9 +100,9 @@ pub(super) enum Command {
     List(ListArgs),
     /// Show what of a mount is cached, and what is known about it.
     Status(StatusArgs),
-    /// Show what a reference leads to, without fetching a layer.
+    /// Show what a reference leads to, and what each layer was taken for; of a layer, its first bytes are fetched at most.
     Inspect(InspectArgs),
-    /// List the files of an artifact, without fetching a layer.
+    /// List the files of an artifact. Layers that are files are not fetched; of archives, what tells their entries.
     Tree(TreeArgs),
     /// Write a file of an artifact to standard output.
     Cat(CatArgs),
@@ -255,8 +255,11 @@ pub(super) struct TreeArgs {
     /// What is looked at.
     #[arg(value_name = "REF")]
     pub(super) reference: String,
-    /// Only this file, or what lies below this directory.
+    /// Only this file, or this directory and what lies below it.
     pub(super) path: Option<String>,
+    /// How the result looks.
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
     /// How the registry is reached.
     #[command(flatten)]
     pub(super) source: SourceArgs,

@@ -1,7 +1,8 @@
 //! `cat`: a file of an artifact from its source to standard output, without mount or cache.
 //!
 //! What was written can't be taken back, so that a whole file whose digest does not match ends with an error
-//! after its last byte. A part of a file can't be checked.
+//! after its last byte. A part of a file can't be checked, and neither can a file of an archive before all of it was
+//! read.
 
 use std::io::Write as _;
 use std::ops::Range;
@@ -10,14 +11,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 
-use crate::artifact::ArtifactLayer;
+use crate::artifact::{ArtifactLayer, LayerFormat};
 use crate::base::backoff::Backoff;
 use crate::base::{Error, ErrorKind, Hasher, Result, clock};
+use crate::layer::FileBody;
 
 use super::args::{CatArgs, GlobalArgs};
 use super::exit::Failure;
 use super::progress::Progress;
-use super::source::Opened;
+use super::source::{Files, Opened};
 use super::{log, output, source};
 
 /// The first pause before a broken transfer goes on.
@@ -80,6 +82,9 @@ impl RangeArg {
     }
 }
 
+/// Bytes of an archive's file that are asked for at once.
+const STEP_BYTES: u64 = 1 << 20;
+
 /// Writes a file to standard output.
 ///
 /// # Errors
@@ -88,18 +93,23 @@ impl RangeArg {
 pub(super) async fn run(global: &GlobalArgs, arguments: &CatArgs) -> Result<(), Failure> {
     log::to_stderr(global)?;
     let opened = source::open(&arguments.reference, &arguments.source).await?;
-    let (layer, size) = source::file(&opened.artifact, &arguments.path)?;
+    let files = source::files(&opened).await?;
+    let file = files.file(&opened.artifact, &arguments.path)?;
     let range = match arguments.range {
-        Some(range) => range.within(size)?,
-        None => 0..size,
+        Some(range) => range.within(file.size)?,
+        None => 0..file.size,
     };
     let progress = Progress::bytes(range.end - range.start);
+    let layer = &opened.artifact.layers[file.layer];
+    if layer.format != LayerFormat::Raw {
+        return part(&files, file, range, &progress).await;
+    }
     let mut transfer = Transfer {
         opened: &opened,
         layer,
         position: range.start,
         end: range.end,
-        hasher: (range == (0..size)).then(|| Hasher::new(layer.descriptor.digest.algorithm())),
+        hasher: (range == (0..file.size)).then(|| Hasher::new(layer.descriptor.digest.algorithm())),
         progress,
     };
     transfer.run().await?;
@@ -117,6 +127,19 @@ pub(super) async fn run(global: &GlobalArgs, arguments: &CatArgs) -> Result<(), 
             ),
         )
         .into());
+    }
+    Ok(())
+}
+
+/// Writes `range` of a file of an archive.
+async fn part(files: &Files, file: &FileBody, range: Range<u64>, progress: &Progress) -> Result<(), Failure> {
+    let mut start = range.start;
+    while start < range.end {
+        let end = range.end.min((start / STEP_BYTES + 1) * STEP_BYTES);
+        let bytes = files.content.read(file, start..end).await?;
+        std::io::stdout().lock().write_all(&bytes).map_err(|error| output::write_failure(&error))?;
+        progress.advance(end - start);
+        start = end;
     }
     Ok(())
 }

@@ -1,16 +1,19 @@
-//! `inspect` and `tree`: what a manifest alone tells.
+//! `inspect`: what a manifest tells, and what the first bytes of its layers say to that.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::artifact::{Artifact, ArtifactLayer, Kind, LayerFormat, PlatformManifest};
-use crate::base::Digest;
-use crate::layer::{Entry, EntryKind, Timestamp};
+use crate::base::{Digest, Error, ErrorKind};
+use crate::fetch::{BlobBytes, FetchSettings, Sources};
+use crate::indexing::{Holds, Probe, probe};
 
-use super::args::{GlobalArgs, InspectArgs, OutputFormat, TreeArgs};
+use super::args::{GlobalArgs, InspectArgs, OutputFormat};
 use super::exit::Failure;
 use super::output::{human, print, print_json, printable, table};
+use super::source::{Opened, Workshop};
 use super::{log, source};
 
 /// The result of `inspect`.
@@ -44,8 +47,13 @@ struct InspectedLayer {
     media_type: String,
     size: u64,
     format: LayerFormat,
-    /// The file that the layer is; none for a layer of several.
+    /// What its first bytes say it is, where they were looked at.
+    bytes: Option<&'static str>,
+    /// The file that the layer is; none for an archive.
     path: Option<String>,
+    /// The directory in which it stands, where all platforms are shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    directory: Option<String>,
     /// Whose rule applies: `modelpack`, `ollama`, …
     rule: &'static str,
     /// Why it does, and where the path is from.
@@ -57,29 +65,79 @@ struct InspectedLayer {
 ///
 /// # Errors
 /// Those of [`crate::artifact::load`].
-pub(super) async fn inspect(global: &GlobalArgs, arguments: &InspectArgs) -> Result<(), Failure> {
+pub(super) async fn run(global: &GlobalArgs, arguments: &InspectArgs) -> Result<(), Failure> {
     log::to_stderr(global)?;
     let opened = source::open(&arguments.reference, &arguments.source).await?;
-    let inspection = inspection(&opened.artifact);
+    let probes = probes(&opened).await?;
+    let inspection = inspection(&opened.artifact, &probes);
     match arguments.output.output {
         OutputFormat::Json => print_json(&inspection),
         OutputFormat::Text => print(&inspection_text(&inspection)),
     }
 }
 
-fn inspection(artifact: &Artifact) -> Inspection {
-    let layer = |layer: &ArtifactLayer| InspectedLayer {
+/// What the first bytes of each layer that is to be more than a file say it is.
+async fn probes(opened: &Opened) -> Result<Vec<Option<Probe>>, Failure> {
+    let workshop = Workshop::new()?;
+    let settings = FetchSettings { retry_budget: opened.options.retry_budget, whole_files: false };
+    let sources = Arc::new(Sources::default());
+    sources.add(workshop.layers.fetcher(), Arc::clone(&opened.source), settings);
+    let mut probes = Vec::with_capacity(opened.artifact.layers.len());
+    for layer in &opened.artifact.layers {
+        let descriptor = &layer.descriptor;
+        probes.push(match layer.format {
+            LayerFormat::Raw => None,
+            LayerFormat::Compressed | LayerFormat::Archive => {
+                let counter = BlobBytes::new(|_| ());
+                let probed = probe(&sources, &descriptor.digest, descriptor.size, counter);
+                let limit = opened.options.retry_budget;
+                let late = |_| {
+                    let text =
+                        format!("layer {}: its first bytes did not come within {limit:?}", descriptor.digest);
+                    Error::new(ErrorKind::TimedOut, text)
+                };
+                Some(tokio::time::timeout(limit, probed).await.map_err(late)??)
+            }
+        });
+    }
+    Ok(probes)
+}
+
+/// What is wrong with a layer whose bytes are something else than the manifest says.
+fn disagreement(layer: &ArtifactLayer, probed: Probe) -> Option<String> {
+    let found = probed.describe();
+    let digest = &layer.descriptor.digest;
+    match (layer.format, probed.holds, layer.is_rootfs) {
+        (LayerFormat::Archive, Holds::Other, true) => {
+            Some(format!("layer {digest} is {found}, no archive; the image cannot be mounted"))
+        }
+        (LayerFormat::Archive, Holds::Other, false) => {
+            Some(format!("layer {digest} is {found}, no archive; it appears as the file {}", layer.file.path))
+        }
+        (LayerFormat::Compressed, ..) if probed.codec.is_none() => {
+            Some(format!("layer {digest} is {found}, not compressed; it is shown as it is"))
+        }
+        _ => None,
+    }
+}
+
+fn inspection(artifact: &Artifact, probes: &[Option<Probe>]) -> Inspection {
+    let layer = |(layer, probed): (&ArtifactLayer, &Option<Probe>)| InspectedLayer {
         digest: layer.descriptor.digest.clone(),
         media_type: layer.descriptor.media_type.clone(),
         size: layer.descriptor.size,
         format: layer.format,
-        path: match &layer.entries.entries[..] {
-            [only] => Some(only.path.to_string()),
-            _ => None,
-        },
+        bytes: probed.map(|probed| probed.describe()),
+        path: (layer.format != LayerFormat::Archive).then(|| layer.file.path.to_string()),
+        directory: layer.directory.as_ref().map(ToString::to_string),
         rule: layer.rule,
         reason: layer.reason.clone(),
-        warnings: layer.warnings.clone(),
+        warnings: layer
+            .warnings
+            .iter()
+            .cloned()
+            .chain(probed.and_then(|probed| disagreement(layer, probed)))
+            .collect(),
     };
     let platform = |manifest: &PlatformManifest| InspectedPlatform {
         directory: manifest.directory.to_string(),
@@ -96,7 +154,7 @@ fn inspection(artifact: &Artifact) -> Inspection {
         artifact_type: artifact.artifact_type.clone(),
         kind: artifact.kind,
         platforms: artifact.platforms.iter().map(platform).collect(),
-        layers: artifact.layers.iter().map(layer).collect(),
+        layers: artifact.layers.iter().zip(probes).map(layer).collect(),
         warnings: artifact.warnings.clone(),
     }
 }
@@ -130,14 +188,16 @@ fn inspection_text(inspection: &Inspection) -> String {
     let heads = ["SIZE", "FORMAT", "RULE", "PATH", "MEDIA TYPE", "DIGEST", "WHY"];
     let mut rows = vec![heads.map(String::from).to_vec()];
     for layer in &inspection.layers {
-        let format = match layer.format {
-            LayerFormat::Raw => "raw",
+        let path = layer.path.as_deref().unwrap_or("-");
+        let path = match &layer.directory {
+            Some(directory) => format!("{directory}/{path}"),
+            None => path.to_owned(),
         };
         rows.push(vec![
             human(layer.size),
-            format.into(),
+            layer.bytes.unwrap_or(layer.format.name()).into(),
             layer.rule.into(),
-            printable(layer.path.as_deref().unwrap_or("-")),
+            printable(&path),
             printable(&layer.media_type),
             layer.digest.to_string(),
             printable(&layer.reason),
@@ -148,104 +208,4 @@ fn inspection_text(inspection: &Inspection) -> String {
     let warnings: String = warnings.map(|warning| format!("warning: {}\n", printable(warning))).collect();
     let gap = if warnings.is_empty() { "" } else { "\n" };
     format!("{}\n{}{gap}{warnings}", table(&facts), table(&rows))
-}
-
-/// Lists the files of an artifact.
-///
-/// # Errors
-/// Those of [`crate::artifact::load`]; `NotFound` for a path that is not there.
-pub(super) async fn tree(global: &GlobalArgs, arguments: &TreeArgs) -> Result<(), Failure> {
-    log::to_stderr(global)?;
-    let opened = source::open(&arguments.reference, &arguments.source).await?;
-    let entries = match &arguments.path {
-        // The root by its usual names.
-        Some(path) if !matches!(path.as_str(), "." | "./" | "/") => source::below(&opened.artifact, path)?,
-        _ => source::entries(&opened.artifact)?,
-    };
-    let width = entries.iter().map(|(_, entry)| source::entry_bytes(entry)).max().unwrap_or_default();
-    let width = width.to_string().len();
-    let lines: String = entries.iter().map(|(_, entry)| tree_line(entry, width)).collect();
-    print(&lines)
-}
-
-fn tree_line(entry: &Entry, width: usize) -> String {
-    let arrow = match &entry.kind {
-        EntryKind::Symlink { target } => format!(" -> {}", printable(&String::from_utf8_lossy(target))),
-        // As `tar -tv` says it.
-        EntryKind::HardLink { target } => format!(" link to {}", printable(&String::from_utf8_lossy(target))),
-        EntryKind::File { .. }
-        | EntryKind::Directory
-        | EntryKind::CharDevice { .. }
-        | EntryKind::BlockDevice { .. }
-        | EntryKind::Fifo => String::new(),
-    };
-    format!(
-        "{} {:>width$} {} {}{arrow}\n",
-        mode_text(entry),
-        source::entry_bytes(entry),
-        time_text(entry.mtime),
-        printable(&entry.path.to_string())
-    )
-}
-
-/// The mode as `ls -l` shows it.
-fn mode_text(entry: &Entry) -> String {
-    let kind = match entry.kind {
-        EntryKind::File { .. } => '-',
-        EntryKind::Directory => 'd',
-        EntryKind::Symlink { .. } => 'l',
-        EntryKind::HardLink { .. } => 'h',
-        EntryKind::CharDevice { .. } => 'c',
-        EntryKind::BlockDevice { .. } => 'b',
-        EntryKind::Fifo => 'p',
-    };
-    let mode = entry.mode;
-    let mut text = String::from(kind);
-    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
-        let bits = mode >> shift;
-        text.push(if bits & 4 != 0 { 'r' } else { '-' });
-        text.push(if bits & 2 != 0 { 'w' } else { '-' });
-        text.push(match (mode & special != 0, bits & 1 != 0) {
-            (false, false) => '-',
-            (false, true) => 'x',
-            (true, true) => letter,
-            (true, false) => letter.to_ascii_uppercase(),
-        });
-    }
-    text
-}
-
-/// The time in UTC, to the minute.
-fn time_text(time: Timestamp) -> String {
-    jiff::Timestamp::from_second(time.seconds)
-        .map(|time| time.strftime("%Y-%m-%d %H:%M").to_string())
-        // A time of another age, which no calendar has.
-        .unwrap_or_else(|_| "????-??-?? ??:??".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(kind: EntryKind, mode: u32) -> Entry {
-        Entry {
-            path: "a/b".parse().unwrap(),
-            kind,
-            mode,
-            uid: 0,
-            gid: 0,
-            mtime: Timestamp { seconds: 1_700_000_000, nanoseconds: 5 },
-            xattrs: Box::default(),
-        }
-    }
-
-    #[test]
-    fn lines_look_like_those_of_ls() {
-        let file = entry(EntryKind::whole_stream(42), 0o644);
-        assert_eq!(tree_line(&file, 4), "-rw-r--r--   42 2023-11-14 22:13 a/b\n");
-        let link = entry(EntryKind::Symlink { target: (*b"x").into() }, 0o777);
-        assert_eq!(tree_line(&link, 1), "lrwxrwxrwx 1 2023-11-14 22:13 a/b -> x\n");
-        assert_eq!(mode_text(&entry(EntryKind::Directory, 0o5750)), "drwsr-x--T");
-        assert_eq!(time_text(Timestamp { seconds: i64::MAX, nanoseconds: 0 }), "????-??-?? ??:??");
-    }
 }

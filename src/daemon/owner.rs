@@ -21,6 +21,7 @@ use crate::base::{ErrorKind, Result, ResultExt as _};
 use crate::cache::{Cache, CacheSettings};
 use crate::fetch::Fetcher;
 use crate::fuse;
+use crate::indexing::Layers;
 use crate::mount::{MountRequest, Mounted};
 
 use super::api::OwnerInfo;
@@ -51,13 +52,13 @@ const ANSWERS_LIMIT: Duration = Duration::from_millis(500);
 /// Mounts for real, into one cache.
 #[derive(Debug)]
 struct KernelMounter {
-    fetcher: Arc<Fetcher>,
+    layers: Arc<Layers>,
 }
 
 #[async_trait]
 impl Mounter for KernelMounter {
     async fn mount(&self, request: &MountRequest) -> Result<Arc<dyn Mount>> {
-        let mounted = Mounted::start(request, &self.fetcher).await?;
+        let mounted = Mounted::start(request, &self.layers).await?;
         Ok(mounted)
     }
 
@@ -124,7 +125,8 @@ impl Owner {
     pub fn start(settings: CacheSettings) -> Result<Self> {
         raise_descriptor_limit();
         Self::start_with(settings, |cache| {
-            Arc::new(KernelMounter { fetcher: Fetcher::new(cache, Handle::current()) })
+            let fetcher = Fetcher::new(cache, Handle::current());
+            Arc::new(KernelMounter { layers: Layers::new(fetcher, Handle::current()) })
         })
     }
 

@@ -6,7 +6,7 @@ use refmount::base::Result;
 use refmount::layer::tar::{TarEnd, TarItem, TarReader};
 use refmount::layer::{Entry, EntryKind, Extents, Timestamp, Xattr};
 
-mod archive;
+pub(crate) mod archive;
 mod differential;
 mod hostile;
 mod mutated;

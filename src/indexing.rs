@@ -1,0 +1,568 @@
+//! Layers that hold files: reads each once, and keeps what it learned for all mounts and later runs.
+//!
+//! The noun is the [`Layer`]: one for each that is in use, shared by all mounts of the owner. It is *known* once its
+//! [`LayerIndex`] is there: from the cache at once, or after a first reading in the background. While that goes on, whoever
+//! watches is told each entry as it is found, and what was found can be read: the bytes come from the segments of
+//! the layer's stream ([`segments`]), which the reading fills as it goes by. A layer is known, fails for good, or turns
+//! out not to be an archive at all; a source that is away for a while is none of these, and the reading goes on when it
+//! comes back. Nothing here knows a mount, a tree or a path of an artifact.
+
+mod first_reading;
+mod pass;
+mod points;
+mod probe;
+mod prove;
+mod segments;
+mod sorter;
+mod stream;
+mod walk;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
+
+use crate::base::{Algorithm, Digest, Error, ErrorKind, Result};
+use crate::cache::DocumentKind;
+use crate::fetch::{BlobBytes, Feed, FetchSettings, Fetcher, Proving, Sources};
+use crate::layer::tar::TarItem;
+use crate::layer::{Entry, LayerIndex, LayerProof, LayerStream, RootAttributes};
+use crate::registry::BlobSource;
+
+use points::Points;
+use segments::{Common, OnRejected, Segments};
+use stream::{DecodedStream, PlainStream, StreamSource};
+
+pub use probe::{Holds, Probe, probe};
+pub use segments::Place;
+
+/// First readings at once. Each keeps a core busy; more would only get into each other's way.
+const READINGS_MAX: usize = 2;
+
+/// What is expected of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Expected {
+    /// An archive, compressed or not.
+    Archive,
+    /// One file, compressed.
+    File,
+}
+
+/// A layer to be opened.
+#[derive(Clone, Debug)]
+pub struct LayerSpec {
+    /// Its blob.
+    pub blob: Digest,
+    /// Bytes of the blob.
+    pub blob_bytes: u64,
+    /// What it should hold.
+    pub expected: Expected,
+}
+
+/// How far a layer is known.
+#[derive(Clone, Debug)]
+pub enum Stage {
+    /// What it is is not clear yet.
+    Opening,
+    /// It is being read for the first time.
+    Reading,
+    /// Its index is there.
+    Known(Arc<LayerIndex>),
+    /// It is not what was expected; the text says what it is instead.
+    NoArchive(String),
+    /// It cannot be read.
+    Failed(Error),
+}
+
+/// What a watcher is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'a> {
+    /// An entry, in the order of the stream.
+    Entry(&'a Entry),
+    /// Something came.
+    Progress,
+}
+
+/// Whoever watches a first reading. Called on the reading's thread.
+pub type Watcher = Arc<dyn Fn(Found<'_>) + Send + Sync>;
+
+/// The layers that are in use, by what they are called in the cache.
+#[derive(Debug)]
+pub struct Layers {
+    fetcher: Arc<Fetcher>,
+    handle: Handle,
+    readings: Arc<Semaphore>,
+    open: Mutex<HashMap<Digest, Weak<Layer>>>,
+}
+
+impl Layers {
+    /// None yet; what is learned goes into the cache of `fetcher`, and tasks run on `handle`.
+    #[must_use]
+    pub fn new(fetcher: Arc<Fetcher>, handle: Handle) -> Arc<Self> {
+        Arc::new(Self {
+            fetcher,
+            handle,
+            readings: Arc::new(Semaphore::new(READINGS_MAX)),
+            open: Mutex::default(),
+        })
+    }
+
+    /// What brings the bytes.
+    #[must_use]
+    pub fn fetcher(&self) -> &Arc<Fetcher> {
+        &self.fetcher
+    }
+
+    /// The layer that `spec` names, read through `source` while the lease lives. Returns at once; a layer that is not
+    /// known yet is being read from then on. `settings.whole_files` counts for the first lease of a layer.
+    ///
+    /// # Errors
+    /// As [`Fetcher::feed`].
+    pub fn open(
+        self: &Arc<Self>,
+        spec: &LayerSpec,
+        source: Arc<dyn BlobSource>,
+        settings: FetchSettings,
+    ) -> Result<LayerLease> {
+        let identity = identity(spec);
+        let mut open = lock(&self.open);
+        let known = open.get(&identity).and_then(Weak::upgrade);
+        let layer = match known {
+            Some(layer) if layer.blob_bytes == spec.blob_bytes => layer,
+            Some(layer) => {
+                let text = format!(
+                    "layer {} has {} bytes in one manifest and {} in another",
+                    spec.blob, layer.blob_bytes, spec.blob_bytes
+                );
+                return Err(Error::new(ErrorKind::Corrupt, text));
+            }
+            None => {
+                let layer = Layer::new(self, identity.clone(), spec, settings.whole_files);
+                open.retain(|_, layer| layer.strong_count() > 0);
+                open.insert(identity, Arc::downgrade(&layer));
+                layer
+            }
+        };
+        let lease = layer.sources.add(&self.fetcher, source, settings);
+        layer.begin();
+        Ok(LayerLease {
+            lease,
+            network_before: layer.network_bytes(),
+            rejected_before: layer.rejected(),
+            layer,
+        })
+    }
+}
+
+/// What a layer is called in the cache: by its blob, unless its stream is another one than an archive's.
+fn identity(spec: &LayerSpec) -> Digest {
+    match spec.expected {
+        Expected::Archive => spec.blob.clone(),
+        Expected::File => Digest::of(Algorithm::Sha256, format!("{} as one file", spec.blob).as_bytes()),
+    }
+}
+
+/// One layer. See the module's text.
+pub struct Layer {
+    layers: Arc<Layers>,
+    identity: Digest,
+    blob: Digest,
+    blob_bytes: u64,
+    expected: Expected,
+    whole_files: bool,
+    sources: Arc<Sources>,
+    segments: OnceLock<Segments>,
+    points: OnceLock<Arc<Points>>,
+    stage: watch::Sender<Stage>,
+    findings: Mutex<Findings>,
+    /// Of the blob, as the first reading took them.
+    pass_bytes: Arc<AtomicU64>,
+    is_proving: AtomicBool,
+    reading: Mutex<Option<AbortHandle>>,
+    rejected: Mutex<Vec<(u64, Watcher)>>,
+    this: Weak<Self>,
+}
+
+/// What a first reading has found so far.
+#[derive(Default)]
+struct Findings {
+    entries: Vec<Entry>,
+    root: Option<RootAttributes>,
+    watchers: Vec<(u64, Watcher)>,
+    watches: u64,
+}
+
+impl std::fmt::Debug for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Layer").field("blob", &self.blob).finish_non_exhaustive()
+    }
+}
+
+impl Layer {
+    fn new(layers: &Arc<Layers>, identity: Digest, spec: &LayerSpec, whole_files: bool) -> Arc<Self> {
+        let layer = Arc::new_cyclic(|this| Self {
+            layers: Arc::clone(layers),
+            identity,
+            blob: spec.blob.clone(),
+            blob_bytes: spec.blob_bytes,
+            expected: spec.expected,
+            whole_files,
+            sources: Arc::default(),
+            segments: OnceLock::new(),
+            points: OnceLock::new(),
+            stage: watch::Sender::new(Stage::Opening),
+            findings: Mutex::default(),
+            pass_bytes: Arc::default(),
+            is_proving: AtomicBool::new(false),
+            reading: Mutex::default(),
+            rejected: Mutex::default(),
+            this: this.clone(),
+        });
+        if let Some(index) = layer.stored_index() {
+            layer.known(index);
+        }
+        layer
+    }
+
+    fn stored_index(&self) -> Option<LayerIndex> {
+        let cache = self.layers.fetcher.cache();
+        let bytes = cache.read_document(DocumentKind::LayerIndex, &self.identity)?;
+        match LayerIndex::decode(bytes.into(), &self.blob) {
+            Ok(index) if index.blob_bytes() == self.blob_bytes => Some(index),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(digest = %self.blob, error = error.chain(), "a stored index is not used");
+                None
+            }
+        }
+    }
+
+    /// Starts the first reading, if it is wanted and not under way.
+    fn begin(&self) {
+        let mut reading = lock(&self.reading);
+        if reading.as_ref().is_some_and(|reading| !reading.is_finished()) {
+            return;
+        }
+        match &*self.stage.borrow() {
+            Stage::Known(_) | Stage::NoArchive(_) => return,
+            Stage::Opening | Stage::Reading | Stage::Failed(_) => {}
+        }
+        let Some(layer) = self.this.upgrade() else { return };
+        self.stage.send_replace(Stage::Opening);
+        *reading = Some(self.layers.handle.spawn(first_reading::run(layer)).abort_handle());
+    }
+
+    /// What it is called in the cache.
+    fn identity(&self) -> &Digest {
+        &self.identity
+    }
+
+    /// Its blob.
+    #[must_use]
+    pub fn blob(&self) -> &Digest {
+        &self.blob
+    }
+
+    /// How far it is known.
+    #[must_use]
+    pub fn stage(&self) -> watch::Receiver<Stage> {
+        self.stage.subscribe()
+    }
+
+    /// The index, once it is there.
+    #[must_use]
+    pub fn index(&self) -> Option<Arc<LayerIndex>> {
+        match &*self.stage.borrow() {
+            Stage::Known(index) => Some(Arc::clone(index)),
+            _ => None,
+        }
+    }
+
+    /// Waits until it is clear what it is.
+    pub async fn opening(&self) -> Stage {
+        self.stage_when(|stage| !matches!(stage, Stage::Opening)).await
+    }
+
+    /// Waits until it is known or known not to be.
+    pub async fn settled(&self) -> Stage {
+        self.stage_when(|stage| !matches!(stage, Stage::Opening | Stage::Reading)).await
+    }
+
+    async fn stage_when(&self, is_so: impl FnMut(&Stage) -> bool) -> Stage {
+        let mut stage = self.stage.subscribe();
+        // The sender lives as long as `self`.
+        let found = stage.wait_for(is_so).await;
+        found.map_or(Stage::Opening, |stage| stage.clone())
+    }
+
+    /// Notes what the stream is made of: for the first time, or again the same.
+    fn opened(
+        &self,
+        stream: Arc<dyn StreamSource>,
+        members: Vec<crate::layer::Member>,
+        proof: Option<LayerProof>,
+    ) {
+        let this = self.this.clone();
+        let tell_complete = move || {
+            if let Some(layer) = this.upgrade() {
+                layer.prove_if_complete();
+            }
+        };
+        let this = self.this.clone();
+        let tell_rejected = move || {
+            if let Some(layer) = this.upgrade() {
+                layer.tell_rejected();
+            }
+        };
+        let common = Common {
+            fetcher: Arc::clone(&self.layers.fetcher),
+            identity: self.identity.clone(),
+            blob: self.blob.clone(),
+            stream,
+            sources: Arc::clone(&self.sources),
+            proving: Proving::Part(Arc::new(tell_complete)),
+            whole_files: self.whole_files,
+            on_rejected: OnRejected(Arc::new(tell_rejected)),
+        };
+        let _ = self.segments.set(Segments::new(common, members, proof));
+    }
+
+    /// The stream's segments, once it is clear what the stream is.
+    fn segments(&self) -> Result<&Segments> {
+        self.segments.get().ok_or_else(|| {
+            Error::new(ErrorKind::Io, format!("nothing of layer {} was opened yet", self.blob))
+        })
+    }
+
+    /// From now on it is known.
+    fn known(&self, index: LayerIndex) {
+        if self.segments.get().is_none() {
+            let stream: Arc<dyn StreamSource> = match index.stream() {
+                LayerStream::Plain => {
+                    Arc::new(PlainStream { blob: self.blob.clone(), bytes: self.blob_bytes })
+                }
+                LayerStream::Restart(table) => Arc::new(DecodedStream {
+                    blob: self.blob.clone(),
+                    blob_bytes: self.blob_bytes,
+                    points: Arc::new(Points::complete(table.clone())),
+                }),
+            };
+            let members = (0..index.member_count()).map(|at| index.member(at)).collect();
+            self.opened(stream, members, self.stored_proof());
+        }
+        {
+            let mut findings = lock(&self.findings);
+            findings.entries = Vec::new();
+            findings.watchers = Vec::new();
+        }
+        self.stage.send_replace(Stage::Known(Arc::new(index)));
+    }
+
+    fn stored_proof(&self) -> Option<LayerProof> {
+        let bytes = self.layers.fetcher.cache().read_document(DocumentKind::Proof, &self.identity)?;
+        LayerProof::decode(&bytes, &self.identity).ok()
+    }
+
+    /// Notes what the first reading found next.
+    fn found(&self, item: TarItem) {
+        let mut findings = lock(&self.findings);
+        match item {
+            TarItem::Root(root) => findings.root = Some(root),
+            TarItem::Entry(entry) => {
+                for (_, watcher) in &findings.watchers {
+                    watcher(Found::Entry(&entry));
+                }
+                findings.entries.push(entry);
+            }
+        }
+    }
+
+    /// Something came.
+    fn progressed(&self) {
+        for (_, watcher) in &lock(&self.findings).watchers {
+            watcher(Found::Progress);
+        }
+    }
+
+    /// Forgets what an earlier reading found, to begin again.
+    fn forget_findings(&self) {
+        if let Some(segments) = self.segments.get() {
+            segments.reset();
+        }
+        let mut findings = lock(&self.findings);
+        findings.entries = Vec::new();
+        findings.root = None;
+    }
+
+    /// Has `watcher` told all entries, those found before first, while the layer is being read.
+    fn watch(&self, watcher: Watcher) -> u64 {
+        let mut findings = lock(&self.findings);
+        for entry in &findings.entries {
+            watcher(Found::Entry(entry));
+        }
+        findings.watches += 1;
+        let watch = findings.watches;
+        findings.watchers.push((watch, watcher));
+        watch
+    }
+
+    /// Counts the bytes of the blob that a first reading takes.
+    fn counter(&self) -> BlobBytes {
+        let (bytes, sources) = (Arc::clone(&self.pass_bytes), Arc::clone(&self.sources));
+        BlobBytes::new(move |count| {
+            bytes.fetch_add(count, Ordering::Relaxed);
+            sources.progressed(count);
+        })
+    }
+
+    /// Bytes of the blob that came so far.
+    fn network_bytes(&self) -> u64 {
+        let feeds = self.segments.get().map(Segments::feeds).unwrap_or_default();
+        let fed: u64 = feeds.iter().map(|feed| feed.counters().network_bytes).sum();
+        fed + self.pass_bytes.load(Ordering::Relaxed)
+    }
+
+    fn rejected(&self) -> u64 {
+        let feeds = self.segments.get().map(Segments::feeds).unwrap_or_default();
+        feeds.iter().map(|feed| feed.counters().rejected_chunks).sum()
+    }
+
+    fn tell_rejected(&self) {
+        let told: Vec<Watcher> = lock(&self.rejected).iter().map(|(_, tell)| Arc::clone(tell)).collect();
+        told.iter().for_each(|tell| tell(Found::Progress));
+    }
+
+    /// Where `stream`, a part of a file's bytes, is cached.
+    ///
+    /// # Errors
+    /// `Io` before anything of the layer was opened.
+    pub fn places(&self, stream: &Range<u64>) -> Result<Vec<Place>> {
+        Ok(self.segments()?.places(stream))
+    }
+
+    /// The feed of the segment `number`, which [`Self::places`] named.
+    ///
+    /// # Errors
+    /// As [`Fetcher::feed`].
+    pub fn feed(&self, number: u32) -> Result<Arc<Feed>> {
+        self.segments()?.feed(number)
+    }
+
+    /// The segment that is exactly `stream`: a large file.
+    #[must_use]
+    pub fn member(&self, stream: &Range<u64>) -> Option<Arc<Feed>> {
+        let segments = self.segments.get()?;
+        let (number, member) = segments.member_of(stream)?;
+        let is_whole = member.stream_offset == stream.start && member.bytes == stream.end - stream.start;
+        if is_whole { segments.feed(number).ok() } else { None }
+    }
+
+    /// Whether the digests of all its chunks are known.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.segments.get().is_some_and(Segments::is_proven)
+    }
+
+    /// Reads `stream`, within one window, through its window.
+    async fn read_window(&self, stream: Range<u64>, limit: Duration, out: &mut Vec<u8>) -> Result<()> {
+        let window = stream.start / segments::WINDOW_BYTES;
+        let base = window * segments::WINDOW_BYTES;
+        let feed = self.feed(segments::window_number(window))?;
+        feed.read(stream.start - base..stream.end - base, limit, out).await
+    }
+
+    /// Checks the layer against its digest in the background, if all of it is cached and nobody has. If only little is
+    /// missing, that is fetched for it.
+    fn prove_if_complete(&self) {
+        let Some(layer) = self.this.upgrade() else { return };
+        let Some(index) = self.index().filter(|_| !self.is_proven()) else { return };
+        if !prove::is_worth_it(&layer, &index) || self.is_proving.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.layers.handle.spawn(async move {
+            if let Err(error) = first_reading::complete_and_prove(&layer, &index).await {
+                tracing::warn!(digest = %layer.blob, error = error.chain(), "the layer was not checked");
+            }
+            layer.is_proving.store(false, Ordering::Release);
+        });
+    }
+
+    /// Waits until all of the layer was fetched and matched its digest.
+    ///
+    /// # Errors
+    /// What fetching failed with; `Corrupt` when it does not match.
+    pub async fn verified(self: &Arc<Self>) -> Result<()> {
+        match self.settled().await {
+            Stage::Known(index) if !self.is_proven() => first_reading::verify(self, &index).await,
+            Stage::Failed(error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A mount's claim on a layer. When the last one goes, what is under way is given up.
+#[derive(Debug)]
+pub struct LayerLease {
+    lease: u64,
+    network_before: u64,
+    rejected_before: u64,
+    layer: Arc<Layer>,
+}
+
+impl LayerLease {
+    /// The layer.
+    #[must_use]
+    pub fn layer(&self) -> &Arc<Layer> {
+        &self.layer
+    }
+
+    /// Has `watcher` told all entries of a layer that is being read, those found before first.
+    pub fn watch(&self, watcher: Watcher) {
+        self.layer.watch(watcher);
+    }
+
+    /// Has `tell` called, while the lease lives, whenever bytes that were handed out turn out to be wrong.
+    pub fn on_rejected(&self, tell: Arc<dyn Fn() + Send + Sync>) {
+        lock(&self.layer.rejected).push((self.lease, Arc::new(move |_| tell())));
+    }
+
+    /// Bytes of the blob that came since the lease began.
+    #[must_use]
+    pub fn network_bytes(&self) -> u64 {
+        self.layer.network_bytes() - self.network_before
+    }
+
+    /// Chunks that failed their check since the lease began.
+    #[must_use]
+    pub fn rejected_chunks(&self) -> u64 {
+        self.layer.rejected() - self.rejected_before
+    }
+}
+
+impl Drop for LayerLease {
+    fn drop(&mut self) {
+        // Whoever opens the layer meanwhile waits, and finds it as it is afterwards.
+        let mut open = lock(&self.layer.layers.open);
+        lock(&self.layer.rejected).retain(|(lease, _)| *lease != self.lease);
+        if !self.layer.sources.remove(self.lease) {
+            return;
+        }
+        if let Some(reading) = lock(&self.layer.reading).take() {
+            reading.abort();
+        }
+        for feed in self.layer.segments.get().map(Segments::feeds).unwrap_or_default() {
+            feed.abandon();
+        }
+        open.remove(&self.layer.identity);
+    }
+}
+
+/// Nothing is left half changed by a panic under these locks: each section is a few assignments.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

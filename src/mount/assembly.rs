@@ -1,0 +1,217 @@
+//! An artifact's layers, opened: what a tree and a content are made of.
+//!
+//! What the manifest says of a layer is a promise; its bytes decide. A layer that was to be an archive and is none
+//! becomes the one file that it is, with a warning, except in an image, where nothing could stand for it.
+
+use std::sync::Arc;
+
+use crate::artifact::{Artifact, ArtifactLayer, LayerFormat};
+use crate::base::{Error, ErrorKind, Result};
+use crate::content::{Content, ContentSettings, LayerContent};
+use crate::indexing::{Expected, Layer, LayerSpec, Layers, Stage};
+use crate::layer::{Entry, EntryKind, LayerIndex};
+use crate::registry::BlobSource;
+use crate::tree::{LayerRole, Tree, TreeLayer};
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Assembly {
+    parts: Vec<Part>,
+    content: Vec<LayerContent>,
+    warnings: Vec<String>,
+}
+
+/// One layer as the tree takes it.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    layer: ArtifactLayer,
+    /// Of a layer that is a file in itself.
+    file: Option<Arc<LayerIndex>>,
+    /// Of any other.
+    pub(super) archive: Option<Arc<Layer>>,
+}
+
+impl Part {
+    /// What the tree needs, if the layer is known.
+    ///
+    /// # Errors
+    /// What the layer cannot be read with.
+    pub(super) fn tree_layer(&self) -> Result<Option<TreeLayer>> {
+        let role = match (self.layer.is_rootfs, self.layer.format, &self.file) {
+            (true, ..) => LayerRole::Rootfs,
+            (false, LayerFormat::Archive, None) => LayerRole::Archive,
+            _ => LayerRole::File,
+        };
+        let index = match (&self.file, &self.archive) {
+            (Some(index), _) => Arc::clone(index),
+            (None, Some(layer)) => match &*layer.stage().borrow() {
+                Stage::Known(index) if role == LayerRole::File => {
+                    Arc::new(of_file(&self.layer, index.stream_bytes())?)
+                }
+                Stage::Known(index) => Arc::clone(index),
+                Stage::Failed(error) => return Err(error.clone()),
+                Stage::NoArchive(why) => return Err(self.no_archive(why)),
+                Stage::Opening | Stage::Reading => return Ok(None),
+            },
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(TreeLayer { index, directory: self.layer.directory.clone(), role }))
+    }
+
+    fn no_archive(&self, why: &str) -> Error {
+        let ArtifactLayer { descriptor, .. } = &self.layer;
+        Error::new(
+            ErrorKind::Unsupported,
+            format!("layer {} ({}) cannot be served: {why}", descriptor.digest, descriptor.media_type),
+        )
+    }
+
+    /// As which layer it was opened: its place, directory and role, for those who watch it.
+    pub(super) fn described(&self) -> &ArtifactLayer {
+        &self.layer
+    }
+}
+
+/// The index of `layer` as the one file that it is, of `bytes`.
+fn of_file(layer: &ArtifactLayer, bytes: u64) -> Result<LayerIndex> {
+    let entry = Entry { kind: EntryKind::whole_stream(bytes), ..layer.file.clone() };
+    LayerIndex::of_raw_file(&layer.descriptor.digest, layer.descriptor.size, entry)
+}
+
+impl Assembly {
+    /// Opens the layers of `artifact` through `source`. Returns once it is clear what each of them is; their first
+    /// readings may go on.
+    ///
+    /// # Errors
+    /// `Unsupported` for a layer of an image that is no archive; what the source failed with for good.
+    pub async fn open(
+        artifact: &Artifact,
+        source: &Arc<dyn BlobSource>,
+        layers: &Arc<Layers>,
+        settings: ContentSettings,
+    ) -> Result<Self> {
+        let mut assembly = Self { parts: Vec::new(), content: Vec::new(), warnings: Vec::new() };
+        for layer in &artifact.layers {
+            assembly.add(layer, source, layers, settings)?;
+        }
+        for at in 0..assembly.parts.len() {
+            let part = &assembly.parts[at];
+            let Some(archive) = &part.archive else { continue };
+            let why = match archive.opening().await {
+                Stage::NoArchive(why) => why,
+                Stage::Failed(error) => return Err(error),
+                Stage::Opening | Stage::Reading | Stage::Known(_) => continue,
+            };
+            let layer = part.layer.clone();
+            if layer.is_rootfs {
+                return Err(part.no_archive(&why));
+            }
+            assembly.warnings.push(format!(
+                "layer {} ({}) is shown as the file {}: {why}",
+                layer.descriptor.digest, layer.descriptor.media_type, layer.file.path
+            ));
+            let (part, content) = as_file(&layer, source, layers, settings)?;
+            assembly.parts[at] = part;
+            assembly.content[at] = content;
+        }
+        Ok(assembly)
+    }
+
+    fn add(
+        &mut self,
+        layer: &ArtifactLayer,
+        source: &Arc<dyn BlobSource>,
+        layers: &Arc<Layers>,
+        settings: ContentSettings,
+    ) -> Result<()> {
+        let expected = match layer.format {
+            LayerFormat::Raw => {
+                let (part, content) = as_file(layer, source, layers, settings)?;
+                self.parts.push(part);
+                self.content.push(content);
+                return Ok(());
+            }
+            LayerFormat::Archive => Expected::Archive,
+            LayerFormat::Compressed => Expected::File,
+        };
+        let blob = layer.descriptor.digest.clone();
+        let spec = LayerSpec { blob, blob_bytes: layer.descriptor.size, expected };
+        let lease = layers.open(&spec, Arc::clone(source), settings.fetch())?;
+        let archive = Some(Arc::clone(lease.layer()));
+        self.parts.push(Part { layer: layer.clone(), file: None, archive });
+        self.content.push(LayerContent::Parts(lease));
+        Ok(())
+    }
+
+    /// Waits until all layers are known.
+    ///
+    /// # Errors
+    /// What the first one cannot be read with, in their order.
+    pub async fn settled(&self) -> Result<()> {
+        for part in &self.parts {
+            if let Some(archive) = &part.archive {
+                archive.settled().await;
+                part.tree_layer()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The tree of all layers; none while one of them is being read.
+    ///
+    /// # Errors
+    /// Those of [`Tree::build`]; what a layer cannot be read with.
+    pub fn tree(&self) -> Result<Option<Tree>> {
+        tree(&self.parts)
+    }
+
+    pub(super) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    pub(super) fn layer_content(&self) -> &[LayerContent] {
+        &self.content
+    }
+
+    /// What may surprise about the layers, beyond what the manifest tells.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let of_index = |part: &Part| {
+            let index = part.archive.as_ref().and_then(|layer| layer.index());
+            let digest = part.layer.descriptor.digest.clone();
+            let warnings = index.map(|index| index.warnings()).unwrap_or_default();
+            warnings.into_iter().map(move |warning| format!("layer {digest}: {warning}"))
+        };
+        self.warnings.iter().cloned().chain(self.parts.iter().flat_map(of_index)).collect()
+    }
+
+    /// The bytes of the layers.
+    #[must_use]
+    pub fn into_content(self, settings: ContentSettings) -> Content {
+        Content::of(self.content, settings)
+    }
+}
+
+/// The tree of `parts`; none while one of them is being read.
+pub(super) fn tree(parts: &[Part]) -> Result<Option<Tree>> {
+    let mut known = Vec::with_capacity(parts.len());
+    for part in parts {
+        let Some(layer) = part.tree_layer()? else { return Ok(None) };
+        known.push(layer);
+    }
+    Tree::build(&known).map(Some)
+}
+
+fn as_file(
+    layer: &ArtifactLayer,
+    source: &Arc<dyn BlobSource>,
+    layers: &Arc<Layers>,
+    settings: ContentSettings,
+) -> Result<(Part, LayerContent)> {
+    let descriptor = &layer.descriptor;
+    let lease =
+        layers.fetcher().blob(&descriptor.digest, descriptor.size, Arc::clone(source), settings.fetch())?;
+    let index = Arc::new(of_file(layer, descriptor.size)?);
+    let part = Part { layer: layer.clone(), file: Some(index), archive: None };
+    Ok((part, LayerContent::Whole(lease)))
+}

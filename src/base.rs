@@ -10,6 +10,7 @@ pub mod digest;
 pub mod durable;
 pub mod error;
 pub mod limits;
+pub mod mapped;
 pub mod redact;
 pub mod rel_path;
 

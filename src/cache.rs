@@ -28,16 +28,17 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 
 use self::disk::{Disk, Surroundings, lock};
 use self::eviction::{Limits, Oldest};
 use self::owner::Owner;
 use self::stored::{Freed, StoredSegment};
 
-pub use paths::{CachePaths, DocumentKind};
+pub use paths::{CachePaths, DocumentKey, DocumentKind};
 pub use segment::{DirectSegment, Pin, Segment, SegmentId, SkipReason, Stored};
 
 /// How much of the file system stays free of us.
@@ -369,19 +370,31 @@ impl Cache {
         }
     }
 
-    /// The document `digest`, or none if it is missing or damaged. The bytes are those that were written under
-    /// this name; whether they have this digest is the caller's to check.
+    /// The document of `key`, which for most is a digest; none if it is missing or damaged. The bytes are those that
+    /// were written under this name; whether they have this digest is the caller's to check.
     #[must_use]
-    pub fn read_document(&self, kind: DocumentKind, digest: &Digest) -> Option<Vec<u8>> {
-        documents::read(&self.disk, kind, digest)
+    pub fn read_document<'a>(&self, kind: DocumentKind, key: impl Into<DocumentKey<'a>>) -> Option<Vec<u8>> {
+        documents::read(&self.disk, kind, key.into())
     }
 
-    /// Keeps a small document under `digest`, durably; replaces one that is there. Documents take an eighth of the
-    /// cache at most, then the oldest go.
+    /// As [`Self::read_document`], but mapped and not read: for documents that are large, or kept for long. The bytes
+    /// stay when the document is replaced or removed.
+    #[must_use]
+    pub fn map_document<'a>(&self, kind: DocumentKind, key: impl Into<DocumentKey<'a>>) -> Option<Bytes> {
+        documents::map(&self.disk, kind, key.into())
+    }
+
+    /// Keeps a document under `key`, durably; replaces one that is there. Documents take an eighth of the cache at
+    /// most, then the oldest go.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn write_document(&self, kind: DocumentKind, digest: &Digest, bytes: &[u8]) -> Result<()> {
-        documents::write(&self.disk, self.limits.bytes_max, kind, digest, bytes)
+    pub fn write_document<'a>(
+        &self,
+        kind: DocumentKind,
+        key: impl Into<DocumentKey<'a>>,
+        bytes: &[u8],
+    ) -> Result<()> {
+        documents::write(&self.disk, self.limits.bytes_max, kind, key.into(), bytes)
     }
 }

@@ -12,10 +12,20 @@ use super::{Result, ResultExt as _};
 /// # Errors
 /// Any failure of the file system, naming `path`; the old file is then still whole.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_parts(path, &[bytes])
+}
+
+/// As [`write`], with the bytes of all `parts` in a row.
+///
+/// # Errors
+/// Those of [`write`].
+pub fn write_parts(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let directory = path.parent().unwrap_or_else(|| Path::new("."));
     let replace = || -> std::io::Result<()> {
         let mut file = tempfile::Builder::new().prefix(".tmp-").tempfile_in(directory)?;
-        file.write_all(bytes)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
         file.as_file().sync_data()?;
         file.persist(path).map_err(|error| error.error)?;
         sync_directory(directory)
@@ -40,7 +50,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         write(&path, b"one").unwrap();
-        write(&path, b"two").unwrap();
+        write_parts(&path, &[b"tw", b"", b"o"]).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }

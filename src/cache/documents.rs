@@ -1,4 +1,4 @@
-//! Small documents by digest: manifests, and what is known about layers.
+//! Documents by digest: manifests, and what is known about layers.
 //!
 //! ```text
 //!  0   8  magic "rfmdocum"
@@ -10,15 +10,17 @@
 //! The digest in the name is that of what the document speaks of, which for a layer is not that of the
 //! document; so it has its own. A document that does not match it is as one that is missing.
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
 
-use crate::base::{Digest, Result, ResultExt as _, durable};
+use bytes::Bytes;
 
-use super::DocumentKind;
+use crate::base::{Result, ResultExt as _, durable, mapped};
+
 use super::disk::{Disk, count};
 use super::owner::make_directory;
+use super::paths::{DocumentKey, DocumentKind};
 use super::stored::remove_file;
 
 const MAGIC: &[u8; 8] = b"rfmdocum";
@@ -30,9 +32,28 @@ const KINDS: [DocumentKind; 3] = [DocumentKind::Manifest, DocumentKind::LayerInd
 const PART: u64 = 8;
 
 /// The document, if it is there and whole; a damaged one is removed.
-pub(super) fn read(disk: &Disk, kind: DocumentKind, digest: &Digest) -> Option<Vec<u8>> {
-    let path = disk.paths.document(kind, digest);
-    let mut bytes = match std::fs::read(&path) {
+pub(super) fn read(disk: &Disk, kind: DocumentKind, key: DocumentKey<'_>) -> Option<Vec<u8>> {
+    let path = disk.paths.document(kind, key);
+    let mut bytes = whole(disk, &path, std::fs::read(&path))?;
+    Some(bytes.split_off(HEADER_BYTES))
+}
+
+/// As [`read`], without reading more than the check does.
+pub(super) fn map(disk: &Disk, kind: DocumentKind, key: DocumentKey<'_>) -> Option<Bytes> {
+    let path = disk.paths.document(kind, key);
+    let open = || {
+        let file = File::open(&path)?;
+        // What has no bytes cannot be mapped.
+        if file.metadata()?.len() == 0 { Ok(Bytes::new()) } else { mapped::map(&file) }
+    };
+    let bytes = whole(disk, &path, open())?;
+    Some(bytes.slice(HEADER_BYTES..))
+}
+
+/// The bytes of the file at `path`, as they were had, if they are those of a whole document; what is damaged is
+/// removed.
+fn whole<B: AsRef<[u8]>>(disk: &Disk, path: &Path, bytes: io::Result<B>) -> Option<B> {
+    let bytes = match bytes {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
@@ -40,13 +61,13 @@ pub(super) fn read(disk: &Disk, kind: DocumentKind, digest: &Digest) -> Option<V
             return None;
         }
     };
-    if is_whole(&bytes) {
-        return Some(bytes.split_off(HEADER_BYTES));
+    if is_whole(bytes.as_ref()) {
+        return Some(bytes);
     }
     count(&disk.counters.damaged_chunks);
     tracing::warn!(path = %path.display(), "a damaged document is dropped");
-    if std::fs::remove_file(&path).is_ok() {
-        disk.document_changed(bytes.len() as u64, 0);
+    if std::fs::remove_file(path).is_ok() {
+        disk.document_changed(bytes.as_ref().len() as u64, 0);
     }
     None
 }
@@ -63,23 +84,22 @@ pub(super) fn write(
     disk: &Disk,
     bytes_max: u64,
     kind: DocumentKind,
-    digest: &Digest,
+    key: DocumentKey<'_>,
     document: &[u8],
 ) -> Result<()> {
-    let path = disk.paths.document(kind, digest);
-    let cannot = || format!("cannot keep {digest} in the cache");
+    let path = disk.paths.document(kind, key);
+    let cannot = || format!("cannot keep what is known of {} in the cache", key.digest);
     disk.owner.ensure(&disk.paths).context(cannot)?;
     if let Some(directory) = path.parent() {
         make_directory(directory).context(cannot)?;
     }
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + document.len());
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&(document.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(blake3::hash(document).as_bytes());
-    bytes.extend_from_slice(document);
+    let mut header = [0; HEADER_BYTES];
+    header[0..8].copy_from_slice(MAGIC);
+    header[8..16].copy_from_slice(&(document.len() as u64).to_le_bytes());
+    header[16..48].copy_from_slice(blake3::hash(document).as_bytes());
     let before = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-    durable::write(&path, &bytes).context(cannot)?;
-    disk.document_changed(before, bytes.len() as u64);
+    durable::write_parts(&path, &[&header, document]).context(cannot)?;
+    disk.document_changed(before, (header.len() + document.len()) as u64);
     if disk.document_bytes() > bytes_max / PART {
         // The document is there; what is too much is tried again with the next one.
         if let Err(error) = trim(disk, bytes_max, Some(&path)) {

@@ -23,6 +23,40 @@ pub enum DocumentKind {
     Proof,
 }
 
+/// What a document is kept under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DocumentKey<'a> {
+    /// What it speaks of.
+    pub digest: &'a Digest,
+    /// What else it was made from, when that is not settled by `digest`: such as the table of contents that one
+    /// manifest vouches for, and another one with the same layer does not.
+    pub variant: Option<&'a Digest>,
+}
+
+impl<'a> From<&'a Digest> for DocumentKey<'a> {
+    fn from(digest: &'a Digest) -> Self {
+        Self { digest, variant: None }
+    }
+}
+
+impl<'a> DocumentKey<'a> {
+    /// That of the document about `digest` that was made from `variant`.
+    #[must_use]
+    pub fn variant(digest: &'a Digest, variant: &'a Digest) -> Self {
+        Self { digest, variant: Some(variant) }
+    }
+
+    fn file_name(&self) -> String {
+        /// Of a variant's digits: a name of two whole SHA-512 digests would be longer than names may be, and half of
+        /// a SHA-256 is still more than anybody can match.
+        const VARIANT_DIGITS: usize = 32;
+        match self.variant {
+            None => self.digest.hex().to_owned(),
+            Some(variant) => format!("{}+{}", self.digest.hex(), &variant.hex()[..VARIANT_DIGITS]),
+        }
+    }
+}
+
 /// The paths of one cache directory.
 #[derive(Clone, Debug)]
 pub struct CachePaths {
@@ -95,8 +129,9 @@ impl CachePaths {
 
     /// One document.
     #[must_use]
-    pub fn document(&self, kind: DocumentKind, digest: &Digest) -> PathBuf {
-        sharded(self.documents(kind), digest).join(digest.hex())
+    pub fn document<'a>(&self, kind: DocumentKind, key: impl Into<DocumentKey<'a>>) -> PathBuf {
+        let key = key.into();
+        sharded(self.documents(kind), key.digest).join(key.file_name())
     }
 }
 

@@ -15,7 +15,8 @@ use rand::{RngCore as _, SeedableRng as _};
 use super::disk::Surroundings;
 use super::map::BootId;
 use super::{
-    Cache, CacheSettings, DocumentKind, FreeSpaceFloor, Prune, Segment, SegmentId, SkipReason, Stored,
+    Cache, CacheSettings, DocumentKey, DocumentKind, FreeSpaceFloor, Prune, Segment, SegmentId, SkipReason,
+    Stored,
 };
 use crate::base::{Algorithm, CHUNK_BYTES, Digest, ErrorKind, chunk_range};
 
@@ -283,19 +284,62 @@ fn documents_come_back_whole_or_not_at_all() {
     assert_eq!(cache.info().used_bytes, 48 + 5 + 48);
     assert_eq!(cache.read_document(DocumentKind::LayerIndex, &digest).as_deref(), Some(&b"other"[..]));
     assert_eq!(cache.read_document(DocumentKind::Manifest, &digest).as_deref(), Some(&b""[..]));
+    assert_eq!(cache.map_document(DocumentKind::LayerIndex, &digest).as_deref(), Some(&b"other"[..]));
+    assert_eq!(cache.map_document(DocumentKind::Manifest, &digest).as_deref(), Some(&b""[..]));
     let path = cache.paths().document(DocumentKind::LayerIndex, &digest);
     let whole = std::fs::read(&path).unwrap();
     for at in 0..whole.len() {
         let mut damaged = whole.clone();
         damaged[at] ^= 1;
         crate::base::durable::write(&path, &damaged).unwrap();
-        assert_eq!(cache.read_document(DocumentKind::LayerIndex, &digest), None, "byte {at}");
+        if at % 2 == 0 {
+            assert_eq!(cache.read_document(DocumentKind::LayerIndex, &digest), None, "byte {at}");
+        } else {
+            assert_eq!(cache.map_document(DocumentKind::LayerIndex, &digest), None, "byte {at}");
+        }
         assert!(!path.exists());
         cache.write_document(DocumentKind::LayerIndex, &digest, b"other").unwrap();
     }
-    crate::base::durable::write(&path, &whole[..20]).unwrap();
-    assert_eq!(cache.read_document(DocumentKind::LayerIndex, &digest), None);
-    assert_eq!(cache.info().counters.damaged_chunks, whole.len() as u64 + 1);
+    for cut in [0, 20, 48, whole.len() - 1] {
+        crate::base::durable::write(&path, &whole[..cut]).unwrap();
+        assert_eq!(cache.read_document(DocumentKind::LayerIndex, &digest), None, "{cut}");
+        crate::base::durable::write(&path, &whole[..cut]).unwrap();
+        assert_eq!(cache.map_document(DocumentKind::LayerIndex, &digest), None, "{cut}");
+        assert!(!path.exists());
+    }
+    assert_eq!(cache.info().counters.damaged_chunks, whole.len() as u64 + 8);
+}
+
+#[test]
+fn a_mapped_document_stays_whole_when_it_is_replaced_and_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let digest = id(0).layer;
+    let cache = open(directory.path());
+    let content = vec![7; 3 << 20];
+    cache.write_document(DocumentKind::LayerIndex, &digest, &content).unwrap();
+    let first = cache.map_document(DocumentKind::LayerIndex, &digest).unwrap();
+    cache.write_document(DocumentKind::LayerIndex, &digest, &vec![8; 1 << 20]).unwrap();
+    let second = cache.map_document(DocumentKind::LayerIndex, &digest).unwrap();
+    cache.prune(Prune::All).unwrap();
+    assert_eq!(cache.map_document(DocumentKind::LayerIndex, &digest), None);
+    drop(cache);
+    assert!(first == content && second == vec![8; 1 << 20]);
+}
+
+#[test]
+fn documents_of_one_digest_are_told_apart_by_what_they_were_made_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let digest = id(0).layer;
+    let [one, other] = [1, 2].map(|number| Digest::of(Algorithm::Sha512, &[number]));
+    let cache = open(directory.path());
+    let read = |key: DocumentKey<'_>| cache.read_document(DocumentKind::LayerIndex, key);
+    cache.write_document(DocumentKind::LayerIndex, DocumentKey::variant(&digest, &one), b"one").unwrap();
+    assert_eq!(read((&digest).into()), None);
+    assert_eq!(read(DocumentKey::variant(&digest, &other)), None);
+    cache.write_document(DocumentKind::LayerIndex, &digest, b"none").unwrap();
+    assert_eq!(read(DocumentKey::variant(&digest, &one)).as_deref(), Some(&b"one"[..]));
+    assert_eq!(read((&digest).into()).as_deref(), Some(&b"none"[..]));
+    assert_eq!(cache.info().used_bytes, 48 + 3 + 48 + 4);
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub struct Entry {
 }
 
 /// One extended attribute.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Xattr {
     /// The name with its namespace, such as `user.comment`.
     pub name: Box<[u8]>,

@@ -118,6 +118,9 @@ impl Content {
     /// `Corrupt` when the content was rejected.
     pub fn read_cached(&self, file: &FileBody, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
         let layer = &self.layers[file.layer];
+        if let LayerContent::Whole(lease) = layer {
+            lease.feed().check_not_rejected()?;
+        }
         if self.settings.verify_before_read && !is_verified(layer) {
             return Ok(false);
         }

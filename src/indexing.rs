@@ -19,7 +19,7 @@ mod walk;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -43,6 +43,9 @@ pub use segments::Place;
 
 /// First readings at once. Each keeps a core busy; more would only get into each other's way.
 const READINGS_MAX: usize = 2;
+
+/// Between two checks of a layer that was complete and is not any more, or did not match: each reads all of it.
+const PROOF_PAUSE: Duration = Duration::from_secs(2);
 
 /// What is expected of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -183,6 +186,7 @@ pub struct Layer {
     /// Of the blob, as the first reading took them.
     pass_bytes: Arc<AtomicU64>,
     is_proving: AtomicBool,
+    mismatches: AtomicU32,
     reading: Mutex<Option<AbortHandle>>,
     rejected: Mutex<Vec<(u64, Watcher)>>,
     this: Weak<Self>,
@@ -219,6 +223,7 @@ impl Layer {
             findings: Mutex::default(),
             pass_bytes: Arc::default(),
             is_proving: AtomicBool::new(false),
+            mismatches: AtomicU32::new(0),
             reading: Mutex::default(),
             rejected: Mutex::default(),
             this: this.clone(),
@@ -231,8 +236,8 @@ impl Layer {
 
     fn stored_index(&self) -> Option<LayerIndex> {
         let cache = self.layers.fetcher.cache();
-        let bytes = cache.read_document(DocumentKind::LayerIndex, &self.identity)?;
-        match LayerIndex::decode(bytes.into(), &self.blob) {
+        let bytes = cache.map_document(DocumentKind::LayerIndex, &self.identity)?;
+        match LayerIndex::decode(bytes, &self.blob) {
             Ok(index) if index.blob_bytes() == self.blob_bytes => Some(index),
             Ok(_) => None,
             Err(error) => {
@@ -245,11 +250,10 @@ impl Layer {
     /// Starts the first reading, if it is wanted and not under way.
     fn begin(&self) {
         let mut reading = lock(&self.reading);
-        if reading.as_ref().is_some_and(|reading| !reading.is_finished()) {
-            return;
-        }
+        let is_under_way = reading.as_ref().is_some_and(|reading| !reading.is_finished());
         match &*self.stage.borrow() {
             Stage::Known(_) | Stage::NoArchive(_) => return,
+            Stage::Opening | Stage::Reading if is_under_way => return,
             Stage::Opening | Stage::Reading | Stage::Failed(_) => {}
         }
         let Some(layer) = self.this.upgrade() else { return };
@@ -473,7 +477,7 @@ impl Layer {
         let window = stream.start / segments::WINDOW_BYTES;
         let base = window * segments::WINDOW_BYTES;
         let feed = self.feed(segments::window_number(window))?;
-        feed.read(stream.start - base..stream.end - base, limit, out).await
+        feed.read_quietly(stream.start - base..stream.end - base, limit, out).await
     }
 
     /// Checks the layer against its digest in the background, if all of it is cached and nobody has. If only little is
@@ -489,6 +493,11 @@ impl Layer {
                 tracing::warn!(digest = %layer.blob, error = error.chain(), "the layer was not checked");
             }
             layer.is_proving.store(false, Ordering::Release);
+            if !layer.is_proven() {
+                // What was stored meanwhile was told to nobody.
+                tokio::time::sleep(PROOF_PAUSE).await;
+                layer.prove_if_complete();
+            }
         });
     }
 

@@ -22,10 +22,34 @@ impl Feed {
     /// # Errors
     /// `Corrupt`, `TimedOut`, or what the source failed with once its attempts were used up.
     pub async fn read(self: &Arc<Self>, range: Range<u64>, limit: Duration, out: &mut Vec<u8>) -> Result<()> {
-        let chunks = chunks_of(&range);
-        let mut wanted = self.want(chunks.clone())?.into_iter();
-        self.accessed(chunks.clone());
-        for chunk in chunks {
+        let wanted = self.want(chunks_of(&range))?;
+        self.accessed(chunks_of(&range));
+        self.take(wanted, range, limit, out).await
+    }
+
+    /// The same for a reader whose next steps are known, so that nothing is guessed from this one.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_quietly(
+        self: &Arc<Self>,
+        range: Range<u64>,
+        limit: Duration,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let wanted = self.want(chunks_of(&range))?;
+        self.take(wanted, range, limit, out).await
+    }
+
+    async fn take(
+        self: &Arc<Self>,
+        wanted: Vec<Wanted>,
+        range: Range<u64>,
+        limit: Duration,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let mut wanted = wanted.into_iter();
+        for chunk in chunks_of(&range) {
             let whole = chunk_range(chunk, self.bytes);
             let part = range.start.max(whole.start)..range.end.min(whole.end);
             self.append(chunk, part, wanted.next(), limit, out).await?;

@@ -74,7 +74,9 @@ impl Feed {
     }
 
     fn verify(self: Arc<Self>, rejections: u32) {
-        let next = match self.pass() {
+        let outcome = self.pass();
+        let is_wrong = matches!(outcome, Outcome::Mismatch);
+        let next = match outcome {
             Outcome::Incomplete => Verification::Open { rejections },
             Outcome::Matches(proof) => {
                 self.record(proof);
@@ -83,6 +85,10 @@ impl Feed {
             Outcome::Mismatch => self.reject(rejections + 1),
         };
         self.verification.send_replace(next);
+        // Last, so that whoever sees the count finds the rest as it is now.
+        if is_wrong {
+            self.count_rejected(chunk_count(self.bytes));
+        }
         // A chunk that came back while this pass was under way would otherwise start no other.
         if matches!(next, Verification::Open { .. }) {
             self.verify_if_complete();
@@ -129,10 +135,10 @@ impl Feed {
         self.drop_everything();
         let next = if for_good { Verification::Rejected } else { Verification::Open { rejections: 1 } };
         self.verification.send_replace(next);
+        self.count_rejected(chunk_count(self.bytes));
     }
 
     fn drop_everything(&self) {
-        self.count_rejected(chunk_count(self.bytes));
         self.sources.fail_over();
         self.segment.remove_all();
         self.fetcher.forget(self.id());

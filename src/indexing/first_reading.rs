@@ -1,6 +1,7 @@
 //! The first reading of a layer: what it is, which way leads through it, and what is kept of it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::base::{CHUNK_BYTES, Error, ErrorKind, Result, ResultExt as _, chunk_count};
@@ -22,6 +23,9 @@ use super::{Expected, Layer, Stage, walk};
 
 /// Readings of a layer whose bytes turn out to be wrong, each from the next source.
 const ATTEMPTS_MAX: usize = 2;
+
+/// Mismatches of all of a layer after which it is given up: it has then been fetched twice.
+const MISMATCHES_MAX: u32 = 2;
 
 /// How long the fetch of a chunk for a check may go without progress.
 const FILL_LIMIT: Duration = Duration::from_secs(100);
@@ -119,6 +123,8 @@ fn parts(layer: &Layer, stream: LayerStream, stream_bytes: u64, warnings: Vec<St
         entries,
         members: layer.segments.get().map(|segments| segments.members()).unwrap_or_default(),
         warnings,
+        carried: None,
+        trusted: false,
     }
 }
 
@@ -136,7 +142,8 @@ fn known(layer: &Layer, parts: IndexParts, proof: Option<LayerProof>) -> Option<
         }
     }
     tracing::info!(digest = %layer.blob, entries = index.len(), bytes = index.stream_bytes(), "indexed a layer");
-    layer.known(index);
+    // The one on disk costs no memory of ours.
+    layer.known(layer.stored_index().unwrap_or(index));
     None
 }
 
@@ -172,7 +179,7 @@ async fn decode(layer: &Arc<Layer>, codec: Codec) -> Result<Option<Stage>> {
         }
     };
     let mut parts = parts(layer, LayerStream::Restart(points), stream_bytes, warnings);
-    parts.diff_id = Some(diff_id);
+    (parts.diff_id, parts.trusted) = (Some(diff_id), true);
     Ok(known(layer, parts, Some(LayerProof::of_segments(layer.identity.clone(), proofs))))
 }
 
@@ -244,8 +251,9 @@ fn prove(layer: &Arc<Layer>, index: &LayerIndex) -> Result<()> {
         Outcome::Mismatch => {
             tracing::error!(digest = %layer.blob, "the complete layer does not match its digest; dropped it");
             layer.sources.fail_over();
+            let mismatches = layer.mismatches.fetch_add(1, Ordering::Relaxed) + 1;
             for feed in layer.segments()?.feeds() {
-                feed.disprove(false);
+                feed.disprove(mismatches >= MISMATCHES_MAX);
             }
         }
         Outcome::Proven { proof, diff_id, entries, root } => {
@@ -260,6 +268,8 @@ fn prove(layer: &Arc<Layer>, index: &LayerIndex) -> Result<()> {
                 entries,
                 members,
                 warnings: index.warnings(),
+                carried: None,
+                trusted: true,
             };
             let verified = LayerIndex::new(parts)?;
             if !is_same(&verified, index) {

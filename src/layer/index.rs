@@ -221,24 +221,6 @@ impl LayerIndex {
         })
     }
 
-    /// The index of a raw layer: `entry`, which is the whole of the blob.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn of_raw_file(layer: &Digest, blob_bytes: u64, entry: Entry) -> Result<Self> {
-        Self::new(IndexParts {
-            layer: layer.clone(),
-            blob_bytes,
-            stream_bytes: blob_bytes,
-            diff_id: Some(layer.clone()),
-            stream: LayerStream::Plain,
-            root: None,
-            entries: vec![entry],
-            members: Vec::new(),
-            warnings: Vec::new(),
-        })
-    }
-
     /// Opens an encoding, which is kept, not copied.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ pub mod proof;
 pub mod restart;
 #[cfg(test)]
 mod samples;
+pub mod spans;
 pub mod stream;
 pub mod tar;
 pub mod zstd;
@@ -116,8 +117,8 @@ pub enum Extents {
         /// Where the first one lies.
         stream_offset: u64,
     },
-    /// In pieces, by file offset, that neither touch nor overlap in the file. What lies between and after them
-    /// is holes, which read as zeros.
+    /// In pieces, by file offset, that do not overlap in the file; where two of them touch there, they are apart in the
+    /// stream. What lies between and after them is holes, which read as zeros.
     Sparse(Arc<[Extent]>),
 }
 

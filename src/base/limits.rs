@@ -73,3 +73,18 @@ pub const XATTR_LIST_BYTES_MAX: usize = 64 << 10;
 /// behind links are rare in real images; a hostile one would make each of two million walk forty links of two
 /// thousand names. This many take a few seconds.
 pub const LINKED_NAMES_MAX: u64 = 16 << 20;
+
+/// Bytes of a layer's table of contents, compressed and decompressed: what containers/storage accepts. At 150 bytes
+/// for each chunk it is a million of them.
+pub const TOC_BYTES_MAX: u64 = 150 << 20;
+
+/// Spans of one layer. At 72 bytes for each, their table is then 72 MiB; with the 64 KiB that the smallest chunks in
+/// use have on average, the layer has 64 GiB.
+pub const SPANS_MAX: usize = 1 << 20;
+
+/// Bytes that may have to be decoded in vain before a span begins. Writers put chunks into a common gzip member up to
+/// some 50 KB of compressed bytes; this much takes a third of a second.
+pub const SPAN_SKIP_BYTES_MAX: u64 = 256 << 20;
+
+/// Bytes of a SOCI zTOC. Its windows are not compressed: 32 KiB for each 4 MiB of a stream of 32 GiB.
+pub const ZTOC_BYTES_MAX: u64 = 256 << 20;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use self::record::{ATTRIBUTES_BYTES, AttributesRecord, EntryRecord, Kind, MEMBER_RECORD_BYTES, u64_at};
 use super::restart::RestartTable;
+use super::spans::SpanTable;
 use super::{Entry, EntryKind, Extent, Extents, RootAttributes, Timestamp, Xattr};
 use crate::base::{Digest, Error, ErrorKind, Result};
 
@@ -40,6 +41,8 @@ pub enum LayerStream {
     Plain,
     /// It is decoded from the nearest of these points.
     Restart(RestartTable),
+    /// It is virtual: these spans, one after the other, each decoded by itself.
+    Spans(SpanTable),
 }
 
 /// What a [`LayerIndex`] is made of.

@@ -4,9 +4,11 @@ use bytes::Bytes;
 
 use super::LayerStream;
 use crate::layer::restart::RestartTable;
+use crate::layer::spans::SpanTable;
 
 const PLAIN: u32 = 0;
 const RESTART: u32 = 1;
+const SPANS: u32 = 2;
 
 impl LayerStream {
     /// The number that stands for its kind.
@@ -14,6 +16,7 @@ impl LayerStream {
         match self {
             Self::Plain => PLAIN,
             Self::Restart(_) => RESTART,
+            Self::Spans(_) => SPANS,
         }
     }
 
@@ -22,6 +25,7 @@ impl LayerStream {
         match self {
             Self::Plain => &[],
             Self::Restart(table) => table.bytes(),
+            Self::Spans(table) => table.bytes(),
         }
     }
 
@@ -39,6 +43,11 @@ impl LayerStream {
                 let table = RestartTable::decode(bytes).map_err(|error| error.to_string())?;
                 let own = (table.compressed_bytes(), table.stream_bytes());
                 (Self::Restart(table), own)
+            }
+            SPANS => {
+                let table = SpanTable::decode(bytes).map_err(|error| error.to_string())?;
+                let own = (table.blob_bytes(), table.stream_bytes());
+                (Self::Spans(table), own)
             }
             _ => return Err(format!("an unknown kind of stream, {number}")),
         };

@@ -7,7 +7,7 @@
 
 use self::header::Header;
 use self::inflate::{Damaged, Inflate, Place};
-use super::restart::{BlockState, RestartPoint, RestartState, Window};
+use super::restart::{BlockState, MemberSum, RestartPoint, RestartState, Window};
 use super::stream::{self, Position, Progress, Step};
 use crate::base::{Error, ErrorKind, Result};
 
@@ -54,8 +54,8 @@ enum Stage {
 #[derive(Debug, Default)]
 struct Member {
     start: u64,
-    crc: u32,
-    bytes: u32,
+    /// None when decoding began within it and nobody knows what came before: then its trailer is not checked.
+    sum: Option<MemberSum>,
 }
 
 /// The points so far, and when the next one is due.
@@ -86,8 +86,8 @@ impl GzipDecoder {
     }
 
     /// A decoder that begins at `point`: its input is the blob from `point.compressed_offset` on, its output the
-    /// stream from `point.stream_offset` on. It checks the rest of the member like the first pass did, and notes no
-    /// points.
+    /// stream from `point.stream_offset` on. It checks the rest of the member like the first pass did, if the point
+    /// knows what that member came to before, and the members after it in any case. It notes no points.
     ///
     /// # Errors
     /// `Corrupt` when the point's window is damaged; `Io` when there is no memory.
@@ -102,7 +102,7 @@ impl GzipDecoder {
             checkpoints: None,
         };
         if let RestartState::Block(state) = &point.state {
-            (decoder.member.crc, decoder.member.bytes) = (state.member_crc, state.member_bytes);
+            decoder.member.sum = state.member;
             decoder.stage = match state.used_bits {
                 0 => {
                     decoder.begin_at(state, 0)?;
@@ -215,7 +215,7 @@ impl GzipDecoder {
 
     fn begin_member(&mut self) {
         self.inflate.reset();
-        self.member = Member { start: self.member.start, ..Member::default() };
+        self.member.sum = Some(MemberSum::default());
         self.stage = Stage::Blocks;
         if let Some(checkpoints) = &mut self.checkpoints {
             checkpoints.frame_start(self.member.start, self.position.stream_offset);
@@ -246,9 +246,11 @@ impl GzipDecoder {
             })?;
         let progress = Progress { consumed: inflated.consumed, written: inflated.written };
         let made = &output[..progress.written];
-        self.member.crc = zlib_rs::crc32::crc32(self.member.crc, made);
-        // Modulo 2^32, as the trailer counts.
-        self.member.bytes = self.member.bytes.wrapping_add(made.len() as u32);
+        if let Some(sum) = &mut self.member.sum {
+            sum.crc = zlib_rs::crc32::crc32(sum.crc, made);
+            // Modulo 2^32, as the trailer counts.
+            sum.bytes = sum.bytes.wrapping_add(made.len() as u32);
+        }
         self.position.advance(progress)?;
         let moved = progress != Progress::default();
         let again = match inflated.at {
@@ -275,8 +277,7 @@ impl GzipDecoder {
         let used_bits_of_last = (8 - unused_bits % 8) % 8;
         let state = BlockState {
             used_bits: u8::try_from(used_bits_of_last).unwrap_or_default(),
-            member_crc: self.member.crc,
-            member_bytes: self.member.bytes,
+            member: self.member.sum,
             window: Window::pack(&self.inflate.window())?,
         };
         checkpoints.push(RestartPoint {
@@ -288,9 +289,9 @@ impl GzipDecoder {
     }
 
     fn end_member(&mut self, trailer: u64) -> Result<()> {
-        let (crc, bytes) = (trailer as u32, (trailer >> 32) as u32);
-        if (crc, bytes) != (self.member.crc, self.member.bytes) {
-            let what = if crc == self.member.crc { "length" } else { "CRC-32" };
+        let stated = MemberSum { crc: trailer as u32, bytes: (trailer >> 32) as u32 };
+        if let Some(sum) = self.member.sum.filter(|sum| *sum != stated) {
+            let what = if stated.crc == sum.crc { "length" } else { "CRC-32" };
             let start = self.member.start;
             let text =
                 format!("the {what} of the gzip member that begins at {start} does not match its bytes");

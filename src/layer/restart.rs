@@ -56,12 +56,20 @@ pub enum RestartState {
 pub struct BlockState {
     /// Bits of the first byte, counted from the lowest, that belong to the block before: 0 to 7.
     pub used_bits: u8,
-    /// CRC-32 of the member's bytes so far.
-    pub member_crc: u32,
-    /// Bytes of the member so far, modulo 2^32.
-    pub member_bytes: u32,
+    /// What the member's trailer will be checked against. None where nobody knows it: then a decoder that begins here
+    /// cannot check that member, only those after it, and its bytes are to be proven otherwise.
+    pub member: Option<MemberSum>,
     /// The bytes before this place that what follows may refer to.
     pub window: Window,
+}
+
+/// What a gzip member's bytes so far come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemberSum {
+    /// Their CRC-32.
+    pub crc: u32,
+    /// Their number, modulo 2^32.
+    pub bytes: u32,
 }
 
 /// The last bytes of a stream before a restart point, zstd-compressed: they are most of what a table takes.

@@ -176,9 +176,10 @@ fn a_damaged_point_is_an_error_or_its_bytes_do_not_match() {
     let pass = samples::decode(decoder(512 << 10), &blob, 1 << 16, 1 << 16).unwrap();
     let point = &pass.points[1];
     let RestartState::Block(state) = &point.state else { panic!("{point:?}") };
+    let sum = state.member.unwrap();
     let states = [
-        BlockState { member_crc: state.member_crc ^ 1, ..state.clone() },
-        BlockState { member_bytes: state.member_bytes ^ 1, ..state.clone() },
+        BlockState { member: Some(MemberSum { crc: sum.crc ^ 1, ..sum }), ..state.clone() },
+        BlockState { member: Some(MemberSum { bytes: sum.bytes ^ 1, ..sum }), ..state.clone() },
         BlockState { used_bits: (state.used_bits + 1) % 8, ..state.clone() },
         BlockState { window: Window::pack(&[7; 32 << 10]).unwrap(), ..state.clone() },
         BlockState { window: Window::pack(b"").unwrap(), ..state.clone() },
@@ -190,6 +191,32 @@ fn a_damaged_point_is_an_error_or_its_bytes_do_not_match() {
             .and_then(|decoder| samples::decode(decoder, rest, 1 << 16, 1 << 16));
         assert!(resumed.is_err(), "{point:?}");
     }
+}
+
+#[test]
+fn a_point_that_knows_nothing_of_its_member_checks_only_those_after_it() {
+    let stream = samples::text(2 << 20);
+    let (first, second) = (gzip(&stream), gzip(b"second"));
+    let blob = [first.clone(), second].concat();
+    let pass = samples::decode(decoder(512 << 10), &blob, 1 << 16, 1 << 16).unwrap();
+    let point = &pass.points[1];
+    let RestartState::Block(state) = &point.state else { panic!("{point:?}") };
+    let unknown = BlockState { member: None, ..state.clone() };
+    let point = RestartPoint { state: RestartState::Block(unknown), ..point.clone() };
+    let read = |blob: &[u8]| {
+        let decoder = Decoder::resume(Codec::Gzip, &point).unwrap();
+        samples::decode(decoder, &blob[usize::try_from(point.compressed_offset).unwrap()..], 1 << 16, 1 << 16)
+    };
+    let expected = [&stream[usize::try_from(point.stream_offset).unwrap()..], b"second"].concat();
+    assert_eq!(read(&blob).unwrap().stream, expected);
+    let flipped = |at: usize| {
+        let mut blob = blob.clone();
+        blob[at] ^= 1;
+        blob
+    };
+    // The trailer of the first member, which nothing can be compared with, and that of the second.
+    assert_eq!(read(&flipped(first.len() - 1)).unwrap().stream, expected);
+    assert_eq!(read(&flipped(blob.len() - 1)).unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
 /// What flate2 makes of the same bytes.
@@ -257,8 +284,7 @@ proptest! {
         // From the middle of a block, with a window.
         let state = BlockState {
             used_bits: 3,
-            member_crc: 0,
-            member_bytes: 0,
+            member: Some(MemberSum::default()),
             window: Window::pack(&blob).unwrap(),
         };
         let point = RestartPoint { compressed_offset: 0, stream_offset: 0, state: RestartState::Block(state) };

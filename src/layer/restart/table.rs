@@ -5,7 +5,8 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::{
-    BlockState, Codec, Error, ErrorKind, RestartPoint, RestartState, Result, WINDOW_BYTES_MAX, Window,
+    BlockState, Codec, Error, ErrorKind, MemberSum, RestartPoint, RestartState, Result, WINDOW_BYTES_MAX,
+    Window,
 };
 
 /// First bytes of the encoding.
@@ -43,11 +44,12 @@ const RECORD_BYTES: usize = 40;
 /// | 24 | 4 | bytes of its window, unpacked |
 /// | 28 | 4 | CRC-32 of the gzip member so far |
 /// | 32 | 4 | bytes of the gzip member so far, modulo 2^32 |
-/// | 36 | 1 | kind: 0 frame start, 1 between two blocks |
+/// | 36 | 1 | kind: 0 frame start, 1 between two blocks, 2 the same in a member whose sums are unknown |
 /// | 37 | 1 | bits of the first byte that are used up |
 /// | 38 | 2 | zero |
 ///
-/// A frame start has zeros in everything that is a block's, but for where a window would begin.
+/// A frame start has zeros in everything that is a block's, but for where a window would begin; what is unknown is zero
+/// as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestartTable {
     codec: Codec,
@@ -210,23 +212,21 @@ impl RestartTableBuilder {
 
     /// Appends a point. Points come in the order of the stream, the first at its start; [`Self::finish`] checks it.
     pub fn push(&mut self, point: &RestartPoint) {
-        let nothing = BlockState {
-            used_bits: 0,
-            member_crc: 0,
-            member_bytes: 0,
-            window: Window { packed: Bytes::new(), bytes: 0 },
-        };
+        let nothing =
+            BlockState { used_bits: 0, member: None, window: Window { packed: Bytes::new(), bytes: 0 } };
         let (kind, block) = match &point.state {
             RestartState::FrameStart => (FRAME_START, &nothing),
-            RestartState::Block(block) => (BLOCK, block),
+            RestartState::Block(block) if block.member.is_some() => (BLOCK, block),
+            RestartState::Block(block) => (BLOCK_OF_UNKNOWN, block),
         };
+        let member = block.member.unwrap_or_default();
         let records = &mut self.records;
         records.extend_from_slice(&point.stream_offset.to_le_bytes());
         records.extend_from_slice(&point.compressed_offset.to_le_bytes());
         records.extend_from_slice(&(self.windows.len() as u64).to_le_bytes());
         records.extend_from_slice(&block.window.bytes.to_le_bytes());
-        records.extend_from_slice(&block.member_crc.to_le_bytes());
-        records.extend_from_slice(&block.member_bytes.to_le_bytes());
+        records.extend_from_slice(&member.crc.to_le_bytes());
+        records.extend_from_slice(&member.bytes.to_le_bytes());
         records.extend_from_slice(&[kind, block.used_bits, 0, 0]);
         self.windows.extend_from_slice(&block.window.packed);
     }
@@ -273,6 +273,7 @@ impl RestartTableBuilder {
 
 const FRAME_START: u8 = 0;
 const BLOCK: u8 = 1;
+const BLOCK_OF_UNKNOWN: u8 = 2;
 
 /// A record where it lies.
 struct Record<'a>(&'a [u8; RECORD_BYTES]);
@@ -298,6 +299,11 @@ impl<'a> Record<'a> {
         u32_at(self.0, 24)
     }
 
+    fn member(&self) -> Option<MemberSum> {
+        let sum = MemberSum { crc: u32_at(self.0, 28), bytes: u32_at(self.0, 32) };
+        (self.kind() == BLOCK).then_some(sum)
+    }
+
     fn kind(&self) -> u8 {
         self.0[36]
     }
@@ -309,8 +315,7 @@ impl<'a> Record<'a> {
     fn block(&self, packed: Bytes) -> BlockState {
         BlockState {
             used_bits: self.used_bits(),
-            member_crc: u32_at(self.0, 28),
-            member_bytes: u32_at(self.0, 32),
+            member: self.member(),
             window: Window { packed, bytes: self.window_bytes() },
         }
     }
@@ -336,8 +341,9 @@ impl<'a> Record<'a> {
     fn check(&self, codec: Codec) -> Result<(), &'static str> {
         let right = match self.kind() {
             FRAME_START => self.0[24..].iter().all(|byte| *byte == 0),
-            BLOCK => {
+            kind @ (BLOCK | BLOCK_OF_UNKNOWN) => {
                 codec == Codec::Gzip
+                    && (kind == BLOCK || self.0[28..36] == [0; 8])
                     && self.used_bits() < 8
                     && self.window_bytes() as usize <= WINDOW_BYTES_MAX
                     && self.0[38..] == [0, 0]

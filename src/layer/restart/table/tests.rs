@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use super::*;
 
 fn block(compressed_offset: u64, stream_offset: u64, window: &[u8]) -> RestartPoint {
-    let state =
-        BlockState { used_bits: 5, member_crc: 6, member_bytes: 7, window: Window::pack(window).unwrap() };
+    let member = Some(MemberSum { crc: 6, bytes: 7 }).filter(|_| window.len() != 9);
+    let state = BlockState { used_bits: 5, member, window: Window::pack(window).unwrap() };
     RestartPoint { compressed_offset, stream_offset, state: RestartState::Block(state) }
 }
 
@@ -52,6 +52,20 @@ fn the_nearest_point_and_the_bytes_between_are_found() {
     assert_eq!(windows, [b"window".to_vec(), vec![7; 32 << 10]]);
     assert_eq!((table.count(), table.compressed_bytes(), table.stream_bytes()), (4, 1000, 9000));
     assert_eq!(RestartTable::decode(table.bytes().clone()).unwrap(), table);
+}
+
+#[test]
+fn a_member_whose_sums_are_unknown_stays_so() {
+    let table = table(&[frame(0, 0), block(100, 1000, b"unchecked"), block(500, 5000, b"window")]).unwrap();
+    let members: Vec<_> = RestartTable::decode(table.bytes().clone())
+        .unwrap()
+        .points()
+        .map(|point| match point.state {
+            RestartState::Block(state) => state.member,
+            RestartState::FrameStart => None,
+        })
+        .collect();
+    assert_eq!(members, [None, None, Some(MemberSum { crc: 6, bytes: 7 })]);
 }
 
 #[test]

@@ -20,11 +20,11 @@ use super::{Entry, RootAttributes};
 use crate::base::limits::{ARCHIVE_EXTENSION_BYTES_MAX, BLOB_BYTES_MAX, PATH_BYTES_MAX};
 use crate::base::{Error, ErrorKind, RelPath, Result};
 
-mod budget;
+pub(super) mod budget;
 mod header;
 mod member;
 mod number;
-mod pax;
+pub(super) mod pax;
 mod sparse;
 
 /// Bytes of a block; everything in an archive begins at a multiple of it.
@@ -410,7 +410,10 @@ fn without_nuls(mut name: Vec<u8>) -> Box<[u8]> {
 }
 
 /// The name of an entry: none is the root's.
-fn path_of(name: &[u8]) -> Result<Option<RelPath>> {
+///
+/// # Errors
+/// `Invalid` for a name that leads out of the tree or has no place in it.
+pub(super) fn path_of(name: &[u8]) -> Result<Option<RelPath>> {
     let is_root = !name.is_empty()
         && !name.starts_with(b"/")
         && name.split(|byte| *byte == b'/').all(|component| matches!(component, b"" | b"."));

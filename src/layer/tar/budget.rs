@@ -10,7 +10,7 @@ const ALLOCATION_BYTES: u64 = 16;
 
 /// What has been handed out.
 #[derive(Debug, Default)]
-pub(super) struct Budget {
+pub(in crate::layer) struct Budget {
     entries: u64,
     bytes: u64,
 }
@@ -20,7 +20,7 @@ impl Budget {
     ///
     /// # Errors
     /// `Unsupported` above a limit, which the error names.
-    pub(super) fn charge(&mut self, item: &TarItem) -> Result<()> {
+    pub(in crate::layer) fn charge(&mut self, item: &TarItem) -> Result<()> {
         let refused = |text| Err(Error::new(ErrorKind::Unsupported, text));
         self.entries += 1;
         // An item is at most what its headers were, so that the sum cannot overflow before the stream ends.

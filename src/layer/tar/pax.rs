@@ -71,7 +71,7 @@ impl PaxHeader {
         if read != body.len() {
             return Err(invalid(format!("extended header: a record before byte {read} is malformed")));
         }
-        header.finish_xattrs()?;
+        header.xattrs = in_order(std::mem::take(&mut header.xattrs))?.into();
         Ok(header)
     }
 
@@ -120,24 +120,27 @@ impl PaxHeader {
         }
         Ok(())
     }
+}
 
-    /// Each name once, with its last value, by name.
-    fn finish_xattrs(&mut self) -> Result<()> {
-        // Stable, so that the last of several comes last; then the order is turned round to keep that one.
-        self.xattrs.sort_by(|a, b| a.name.cmp(&b.name));
-        self.xattrs.reverse();
-        self.xattrs.dedup_by(|a, b| a.name == b.name);
-        self.xattrs.reverse();
-        let list: usize = self.xattrs.iter().map(|xattr| xattr.name.len() + 1).sum();
-        if list > XATTR_LIST_BYTES_MAX {
-            let text = format!(
-                "the names of the extended attributes take {list} bytes, more than {XATTR_LIST_BYTES_MAX} \
-                 (XATTR_LIST_BYTES_MAX)"
-            );
-            return Err(unsupported(text));
-        }
-        Ok(())
+/// Brings `xattrs` in order: each name once, with its last value, by name.
+///
+/// # Errors
+/// `Unsupported` when the kernel could not list their names.
+pub(in crate::layer) fn in_order(mut xattrs: Vec<Xattr>) -> Result<Box<[Xattr]>> {
+    // Stable, so that the last of several comes last; then the order is turned round to keep that one.
+    xattrs.sort_by(|a, b| a.name.cmp(&b.name));
+    xattrs.reverse();
+    xattrs.dedup_by(|a, b| a.name == b.name);
+    xattrs.reverse();
+    let list: usize = xattrs.iter().map(|xattr| xattr.name.len() + 1).sum();
+    if list > XATTR_LIST_BYTES_MAX {
+        let text = format!(
+            "the names of the extended attributes take {list} bytes, more than {XATTR_LIST_BYTES_MAX} \
+             (XATTR_LIST_BYTES_MAX)"
+        );
+        return Err(unsupported(text));
     }
+    Ok(xattrs.into())
 }
 
 /// Bytes of a record whose key and value have `payload` bytes, its own length included.
@@ -151,7 +154,11 @@ fn record_bytes(payload: usize) -> usize {
     length
 }
 
-fn xattr(name: &[u8], value: &[u8]) -> Result<Xattr> {
+/// The attribute of the record `SCHILY.xattr.NAME` with this value.
+///
+/// # Errors
+/// `Invalid` and `Unsupported` for what the kernel has no place for.
+pub(in crate::layer) fn xattr(name: &[u8], value: &[u8]) -> Result<Xattr> {
     // An equals sign would end the key, so GNU tar writes it, and the percent sign, as in URLs.
     let mut decoded = Vec::with_capacity(name.len());
     let mut rest = name;

@@ -18,6 +18,7 @@ mod samples;
 pub mod spans;
 pub mod stream;
 pub mod tar;
+pub mod toc;
 pub mod zstd;
 
 pub use index::{EntryRef, IndexParts, LayerIndex, LayerStream, MEMBER_BYTES_MIN, Member};

@@ -15,4 +15,5 @@ mod platforms;
 mod registry;
 mod support;
 mod tar;
+mod toc;
 mod workplace;

@@ -1,8 +1,8 @@
 //! Layers that carry an index of their own, or have one beside them: their entries are known before their contents.
 //!
 //! A [`Toc`] comes from eStargz ([`estargz`]) or zstd:chunked ([`zstd_chunked`]), whose tables of contents lie at the
-//! end of the blob and are vouched for by the manifest.
-//! Sans-IO: the bytes go in, whoever calls fetches them.
+//! end of the blob and are vouched for by the manifest; a [`ztoc::Ztoc`] comes from SOCI, in a blob of its own for which
+//! nobody vouches but its author. Sans-IO: the bytes go in, whoever calls fetches them.
 //!
 //! **What these formats cannot hold.** Strings of JSON are Unicode, so that the writers replace other bytes of a name
 //! by U+FFFD; names and targets with it are warned of. eStargz rounds times to seconds. Go's archive/tar, by which all
@@ -20,6 +20,7 @@ mod document;
 pub mod estargz;
 mod listed;
 pub mod zstd_chunked;
+pub mod ztoc;
 
 /// What a layer's own table of contents says.
 #[derive(Clone, Debug)]

@@ -14,7 +14,9 @@ use refmount::layer::toc::Toc;
 use refmount::layer::{Entry, EntryKind, Extents, Timestamp};
 
 mod estargz;
+mod flatbuffer;
 mod hostile;
+mod soci;
 mod writers;
 mod zstd_chunked;
 

@@ -30,6 +30,7 @@ mod layout;
 mod layout_directory;
 mod layout_index;
 mod layout_writer;
+mod layout_referrers;
 mod local_file;
 mod redirect;
 mod token;
@@ -77,6 +78,17 @@ pub trait BlobSource: Debug + Send + Sync {
     /// # Errors
     /// As [`Self::resolve`]; a wrong or missing `Content-Range` is `Unavailable`. Never data of another range.
     async fn blob(&self, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobBody>;
+
+    /// The manifests of the artifact type `artifact_type` that refer to the manifest `subject` (distribution-spec,
+    /// "Listing Referrers"). Anyone who may push to the repository may add some: nothing vouches for them but their
+    /// authors. A source that keeps no such list has none.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`], but for `NotFound`; `Invalid` for a list that is malformed.
+    async fn referrers(&self, subject: &Digest, artifact_type: &str) -> Result<Vec<Descriptor>> {
+        let _ = (subject, artifact_type);
+        Ok(Vec::new())
+    }
 }
 
 /// Checks that `range` can be asked of a blob of `size` bytes.

@@ -5,6 +5,7 @@
 
 mod blob;
 mod manifest;
+mod referrers;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -163,6 +164,18 @@ impl BlobSource for RegistrySource {
 
     async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest> {
         self.manifest_retried(&Wanted::Descriptor(descriptor)).await
+    }
+
+    async fn referrers(&self, subject: &Digest, artifact_type: &str) -> Result<Vec<Descriptor>> {
+        // Each page has the budget; together they have no more.
+        match tokio::time::timeout(self.retry_budget, self.referrers_retried(subject, artifact_type)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let (place, seconds) = (self.place(), self.retry_budget.as_secs_f32());
+                let text = format!("GET referrers of {subject} from {place}: no end within {seconds} s");
+                Err(Error::new(ErrorKind::TimedOut, text))
+            }
+        }
     }
 
     async fn blob(&self, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobBody> {

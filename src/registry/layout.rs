@@ -18,6 +18,7 @@ use crate::oci::{Descriptor, LayoutContainer, LayoutRef};
 use super::archive::ArchiveStore;
 use super::layout_directory::DirectoryStore;
 use super::layout_index::LayoutIndex;
+use super::layout_referrers;
 use super::local_file::{LocalFile, StoredBlob, blocking, check_bytes};
 use super::{BlobBody, BlobSource, RawManifest, check_range};
 
@@ -111,6 +112,12 @@ impl BlobSource for LayoutSource {
         blocking(move || read_manifest(&*store, &descriptor)).await
     }
 
+    async fn referrers(&self, subject: &Digest, artifact_type: &str) -> Result<Vec<Descriptor>> {
+        let store = self.store().await?;
+        let (subject, artifact_type) = (subject.clone(), artifact_type.to_owned());
+        blocking(move || layout_referrers::of(&*store, &subject, &artifact_type)).await
+    }
+
     async fn blob(&self, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobBody> {
         check_range(size, &range)?;
         let (store, digest) = (self.store().await?, digest.clone());
@@ -130,7 +137,7 @@ fn sized(store: &dyn LayoutStore, digest: &Digest, size: u64) -> Result<StoredBl
     Ok(blob)
 }
 
-fn read_manifest(store: &dyn LayoutStore, descriptor: &Descriptor) -> Result<RawManifest> {
+pub(super) fn read_manifest(store: &dyn LayoutStore, descriptor: &Descriptor) -> Result<RawManifest> {
     let blob = sized(store, &descriptor.digest, descriptor.size)?;
     read_document(&blob, &descriptor.digest, Some(descriptor.media_type.clone()))
 }

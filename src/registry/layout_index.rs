@@ -74,6 +74,11 @@ impl LayoutIndex {
         }
     }
 
+    /// All entries, in their order.
+    pub(super) fn manifests(&self) -> &[Descriptor] {
+        &self.manifests
+    }
+
     /// The entry for `digest`, if the index lists it itself.
     pub(super) fn by_digest(&self, digest: &Digest) -> Option<&Descriptor> {
         self.manifests.iter().find(|entry| entry.digest == *digest)

@@ -7,6 +7,7 @@ mod hostile_archives;
 mod layouts;
 mod manifests;
 mod redirects;
+mod referrers;
 mod secrets;
 
 use std::ops::Range;

@@ -37,16 +37,24 @@ const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, application/
 impl RegistrySource {
     /// Fetches the manifest `wanted`, within the retry budget.
     pub(super) async fn manifest_retried(&self, wanted: &Wanted<'_>) -> Result<RawManifest> {
+        let what = format!("GET manifest {} from {}", wanted.name(), self.place());
+        self.retried(&what, || self.manifest_once(wanted, &what)).await
+    }
+
+    /// Makes attempts at `what` until one goes well or fails for good, within the retry budget.
+    pub(super) async fn retried<T, F: Future<Output = Result<T>>>(
+        &self,
+        what: &str,
+        attempt: impl Fn() -> F,
+    ) -> Result<T> {
         let deadline = clock::now() + self.retry_budget;
         let mut backoff = Backoff::new(FIRST_PAUSE, PAUSE_MAX);
         let mut unreachable = 0;
         let mut earlier: Option<Error> = None;
         loop {
             let left = deadline.saturating_duration_since(clock::now());
-            let what = format!("GET manifest {} from {}", wanted.name(), self.place());
-            let attempt = tokio::time::timeout(left, self.manifest_once(wanted, &what)).await;
-            let error = match attempt {
-                Ok(Ok(manifest)) => return Ok(manifest),
+            let error = match tokio::time::timeout(left, attempt()).await {
+                Ok(Ok(outcome)) => return Ok(outcome),
                 Ok(Err(error)) => error,
                 Err(_) => {
                     let seconds = self.retry_budget.as_secs_f32();

@@ -33,6 +33,8 @@ pub(crate) enum Target {
     Token,
     /// A blob at the store.
     Store,
+    /// The list of those that refer to a manifest.
+    Referrers,
 }
 
 /// What goes wrong with one answer.
@@ -100,6 +102,8 @@ struct State {
     /// By tag and by digest: media type and bytes.
     manifests: HashMap<String, (String, Bytes)>,
     blobs: HashMap<Digest, Bytes>,
+    /// By subject: pages, of which each but the last links to the next.
+    referrers: HashMap<Digest, Vec<Bytes>>,
     auth: Auth,
     /// Uses left.
     tokens: HashMap<String, usize>,
@@ -169,6 +173,11 @@ impl FaultRegistry {
         for name in [tag.to_owned(), digest_of(bytes).to_string()] {
             state.manifests.insert(name, (media_type.to_owned(), bytes.clone()));
         }
+    }
+
+    /// What refers to `subject` is listed on these pages.
+    pub(crate) fn put_referrers(&self, subject: &Digest, pages: &[Bytes]) {
+        self.state().referrers.insert(subject.clone(), pages.to_vec());
     }
 
     pub(crate) fn set_auth(&self, auth: Auth) {
@@ -306,6 +315,7 @@ impl Server {
             (false, "/token", _) => (Target::Token, ""),
             (false, _, Some(("manifests", name))) => (Target::Manifest, name),
             (false, _, Some(("blobs", name))) => (Target::Blob, name),
+            (false, _, Some(("referrers", name))) => (Target::Referrers, name),
             _ => {
                 state.violations.push(format!("{} {} is none of ours", request.method, request.path));
                 return Answer::new(404, "");
@@ -325,6 +335,7 @@ impl Server {
             (_, Target::Store) => state.stored(request, digest.as_ref(), range.clone(), fault.as_ref()),
             _ if !state.admits(request) => state.challenge(&self.registry),
             (_, Target::Manifest) => state.manifest(name),
+            (_, Target::Referrers) => state.referrers(request, digest.as_ref()),
             (_, Target::Blob) => match state.redirect {
                 Some((uses, _)) => {
                     let signature = state.secret("signature");
@@ -375,6 +386,11 @@ impl State {
         if target == Target::Manifest && !media_type::MANIFESTS.iter().all(|name| accept.contains(name)) {
             violate("Accept lacks a kind of manifest");
         }
+        if target == Target::Referrers
+            && (accept != media_type::OCI_INDEX || request.field("artifactType").is_none())
+        {
+            violate("no Accept of an index, or no artifactType");
+        }
         let wanted_method = if request.body.is_empty() { "GET" } else { "POST" };
         if request.method != wanted_method || (target != Target::Token && request.method != "GET") {
             violate("the wrong method");
@@ -382,6 +398,20 @@ impl State {
         if request.header("user-agent").is_none_or(|name| !name.starts_with("refmount/")) {
             violate("no User-Agent");
         }
+    }
+
+    fn referrers(&self, request: &Request, subject: Option<&Digest>) -> Answer {
+        let Some(pages) = subject.and_then(|subject| self.referrers.get(subject)) else {
+            return Answer::new(404, "");
+        };
+        let page: usize = request.field("page").map_or(0, |page| page.parse().unwrap());
+        let answer =
+            Answer::new(200, pages[page].clone()).with("Content-Type", media_type::OCI_INDEX.to_owned());
+        if page + 1 == pages.len() {
+            return answer;
+        }
+        let next = format!("<{}?{}&page={}>; rel=\"next\"", request.path, "artifactType=x", page + 1);
+        answer.with("Link", next)
     }
 
     fn next_fault(&mut self, target: Target) -> Option<Fault> {

@@ -8,12 +8,14 @@
 //! comes back. Nothing here knows a mount, a tree or a path of an artifact.
 
 mod first_reading;
+mod own_index;
 mod pass;
 mod points;
 mod probe;
 mod prove;
 mod segments;
 mod sorter;
+mod spans;
 mod stream;
 mod walk;
 
@@ -31,13 +33,15 @@ use crate::base::{Algorithm, Digest, Error, ErrorKind, Result};
 use crate::cache::DocumentKind;
 use crate::fetch::{BlobBytes, Feed, FetchSettings, Fetcher, Proving, Sources};
 use crate::layer::tar::TarItem;
-use crate::layer::{Entry, LayerIndex, LayerProof, LayerStream, RootAttributes};
+use crate::layer::{Entry, LayerIndex, LayerProof, LayerStream, Member, RootAttributes};
 use crate::registry::BlobSource;
 
 use points::Points;
 use segments::{Common, OnRejected, Segments};
+use spans::SpanStream;
 use stream::{DecodedStream, PlainStream, StreamSource};
 
+pub use own_index::OwnIndex;
 pub use probe::{Holds, Probe, probe};
 pub use segments::Place;
 
@@ -65,6 +69,8 @@ pub struct LayerSpec {
     pub blob_bytes: u64,
     /// What it should hold.
     pub expected: Expected,
+    /// The index that it is said to have of its own.
+    pub own_index: Option<OwnIndex>,
 }
 
 /// How far a layer is known.
@@ -163,11 +169,15 @@ impl Layers {
 }
 
 /// What a layer is called in the cache: by its blob, unless its stream is another one than an archive's.
+///
+/// What a layer's own index says holds for those only whose manifest names this index: another one may name a wrong one.
 fn identity(spec: &LayerSpec) -> Digest {
-    match spec.expected {
-        Expected::Archive => spec.blob.clone(),
-        Expected::File => Digest::of(Algorithm::Sha256, format!("{} as one file", spec.blob).as_bytes()),
-    }
+    let name = match (spec.expected, &spec.own_index) {
+        (Expected::Archive, None) => return spec.blob.clone(),
+        (Expected::Archive, Some(own)) => format!("{} by {} {}", spec.blob, own.name(), own.digest()),
+        (Expected::File, _) => format!("{} as one file", spec.blob),
+    };
+    Digest::of(Algorithm::Sha256, name.as_bytes())
 }
 
 /// One layer. See the module's text.
@@ -177,6 +187,7 @@ pub struct Layer {
     blob: Digest,
     blob_bytes: u64,
     expected: Expected,
+    own_index: Option<OwnIndex>,
     whole_files: bool,
     sources: Arc<Sources>,
     segments: OnceLock<Segments>,
@@ -197,6 +208,8 @@ pub struct Layer {
 struct Findings {
     entries: Vec<Entry>,
     root: Option<RootAttributes>,
+    /// What may surprise about the way in which it was read.
+    warnings: Vec<String>,
     watchers: Vec<(u64, Watcher)>,
     watches: u64,
 }
@@ -215,6 +228,7 @@ impl Layer {
             blob: spec.blob.clone(),
             blob_bytes: spec.blob_bytes,
             expected: spec.expected,
+            own_index: spec.own_index.clone(),
             whole_files,
             sources: Arc::default(),
             segments: OnceLock::new(),
@@ -305,11 +319,17 @@ impl Layer {
     }
 
     /// Notes what the stream is made of: for the first time, or again the same.
-    fn opened(
+    fn opened(&self, stream: Arc<dyn StreamSource>, members: Vec<Member>, proof: Option<LayerProof>) {
+        self.opened_as(stream, members, proof, false);
+    }
+
+    /// The same; `is_checked`: the stream yields nothing that was not checked.
+    fn opened_as(
         &self,
         stream: Arc<dyn StreamSource>,
-        members: Vec<crate::layer::Member>,
+        members: Vec<Member>,
         proof: Option<LayerProof>,
+        is_checked: bool,
     ) {
         let this = self.this.clone();
         let tell_complete = move || {
@@ -329,7 +349,7 @@ impl Layer {
             blob: self.blob.clone(),
             stream,
             sources: Arc::clone(&self.sources),
-            proving: Proving::Part(Arc::new(tell_complete)),
+            proving: if is_checked { Proving::Origin } else { Proving::Part(Arc::new(tell_complete)) },
             whole_files: self.whole_files,
             on_rejected: OnRejected(Arc::new(tell_rejected)),
         };
@@ -350,14 +370,19 @@ impl Layer {
                 LayerStream::Plain => {
                     Arc::new(PlainStream { blob: self.blob.clone(), bytes: self.blob_bytes })
                 }
+                LayerStream::Spans(table) => Arc::new(SpanStream {
+                    blob: self.blob.clone(),
+                    blob_bytes: self.blob_bytes,
+                    table: table.clone(),
+                }),
                 LayerStream::Restart(table) => Arc::new(DecodedStream {
                     blob: self.blob.clone(),
                     blob_bytes: self.blob_bytes,
-                    points: Arc::new(Points::complete(table.clone())),
+                    points: Arc::clone(self.points.get_or_init(|| Arc::new(Points::complete(table.clone())))),
                 }),
             };
             let members = (0..index.member_count()).map(|at| index.member(at)).collect();
-            self.opened(stream, members, self.stored_proof());
+            self.opened_as(stream, members, self.stored_proof(), is_checked_by_spans(&index));
         }
         {
             let mut findings = lock(&self.findings);
@@ -384,6 +409,12 @@ impl Layer {
                 findings.entries.push(entry);
             }
         }
+    }
+
+    /// Notes what may surprise, for the index.
+    fn warn(&self, warning: String) {
+        tracing::warn!(digest = %self.blob, "{warning}");
+        lock(&self.findings).warnings.push(warning);
     }
 
     /// Something came.
@@ -511,6 +542,14 @@ impl Layer {
             Stage::Failed(error) => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether each byte of the stream comes checked by a digest that the manifest vouches for.
+fn is_checked_by_spans(index: &LayerIndex) -> bool {
+    match index.stream() {
+        LayerStream::Spans(table) => index.is_trusted() && table.spans().all(|span| span.digest.is_some()),
+        LayerStream::Plain | LayerStream::Restart(_) => false,
     }
 }
 

@@ -1,9 +1,10 @@
-//! A sequence: a whole blob from its start to its end, read once and not cached.
+//! A sequence: a blob, or a part of one, from its start to its end, read once and not cached.
 //!
 //! For whoever makes something else of a blob than its bytes. Broken transfers go on at the byte after the last one
 //! received, at the next source's turn and after growing pauses, for as long as any mount wants it: what is wanted of
 //! a first reading has bounds of its own. Nothing here checks digests.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -50,10 +51,16 @@ impl Sequence {
         Self { sources, digest, bytes, end: bytes, counter, position: 0, body: None, backoff, failures: 0 }
     }
 
-    /// The first `end` bytes of the same.
+    /// The part `range` of the same.
     #[must_use]
-    pub fn head(sources: Arc<Sources>, digest: Digest, bytes: u64, end: u64, counter: BlobBytes) -> Self {
-        Self { end, ..Self::new(sources, digest, bytes, counter) }
+    pub fn part(
+        sources: Arc<Sources>,
+        digest: Digest,
+        bytes: u64,
+        range: Range<u64>,
+        counter: BlobBytes,
+    ) -> Self {
+        Self { position: range.start, end: range.end, ..Self::new(sources, digest, bytes, counter) }
     }
 
     /// The next piece; none at the end.

@@ -8,6 +8,7 @@ use crate::base::{CHUNK_BYTES, Error, ErrorKind, Result, ResultExt as _, chunk_c
 use crate::cache::DocumentKind;
 use crate::fetch::Sequence;
 use crate::layer::encoding::Codec;
+use crate::layer::restart::RestartTable;
 use crate::layer::{
     Entry, EntryKind, Extents, IndexParts, LayerIndex, LayerProof, LayerStream, Member, Timestamp,
 };
@@ -19,7 +20,7 @@ use super::prove::{self, Outcome};
 use super::segments::{WINDOW_BYTES, member_number, window_number};
 use super::sorter::{Sorted, Sorter};
 use super::stream::{DecodedStream, PlainStream};
-use super::{Expected, Layer, Stage, walk};
+use super::{Expected, Layer, Stage, own_index, walk};
 
 /// Readings of a layer whose bytes turn out to be wrong, each from the next source.
 const ATTEMPTS_MAX: usize = 2;
@@ -49,6 +50,15 @@ pub(super) async fn run(layer: Arc<Layer>) {
 
 async fn read(layer: &Arc<Layer>) -> Result<Option<Stage>> {
     let in_layer = || format!("layer {}", layer.blob);
+    if let Some(own) = &layer.own_index {
+        match own_index::read(layer, own).await {
+            Ok(parts) => return Ok(known(layer, parts, None)),
+            Err(error) if error.kind().is_transient() => return Err(error).context(in_layer),
+            Err(error) => {
+                layer.warn(format!("its own index ({}) is not used: {}", own.name(), error.chain()))
+            }
+        }
+    }
     let probed = probe(&layer.sources, &layer.blob, layer.blob_bytes, layer.counter()).await;
     let probed = probed.context(in_layer)?;
     if let Some(why) = unexpected(layer.expected, probed) {
@@ -87,30 +97,28 @@ fn is_about_bytes(error: &Error, probed: Probe) -> bool {
 
 async fn read_once(layer: &Arc<Layer>, probed: Probe) -> Result<Option<Stage>> {
     layer.forget_findings();
+    if probed.codec == Some(Codec::Zstd)
+        && layer.expected == Expected::Archive
+        && let Some(table) = own_index::seek_table(layer).await?
+    {
+        return by_seek_table(layer, table).await;
+    }
     if let Some(codec) = probed.codec {
         return decode(layer, codec).await;
     }
     let stream = PlainStream { blob: layer.blob.clone(), bytes: layer.blob_bytes };
     layer.opened(Arc::new(stream), Vec::new(), layer.stored_proof());
-    let warnings = match walk::walk(layer, layer.blob_bytes).await {
-        Ok(warnings) => warnings,
-        Err(error) => {
-            // Nobody has checked the bytes that gave this; the next attempt gets others.
-            for feed in layer.segments()?.feeds() {
-                feed.disprove(false);
-            }
-            return Err(error);
-        }
-    };
+    let warnings = walk_unchecked(layer, layer.blob_bytes).await?;
     let stage = known(layer, parts(layer, LayerStream::Plain, layer.blob_bytes, warnings), None);
     layer.prove_if_complete();
     Ok(stage)
 }
 
 /// What has been found, which it is not any more afterwards.
-fn parts(layer: &Layer, stream: LayerStream, stream_bytes: u64, warnings: Vec<String>) -> IndexParts {
+fn parts(layer: &Layer, stream: LayerStream, stream_bytes: u64, mut warnings: Vec<String>) -> IndexParts {
     let (entries, root) = {
         let mut findings = super::lock(&layer.findings);
+        warnings.append(&mut findings.warnings);
         (std::mem::take(&mut findings.entries), findings.root.take())
     };
     IndexParts {
@@ -153,6 +161,31 @@ fn keep(layer: &Layer, index: &LayerIndex) {
     if let Err(error) = kept {
         tracing::warn!(digest = %layer.blob, error = error.chain(), "the layer's index is not kept");
     }
+}
+
+/// The walk over a layer of many frames, which can be entered at each of them.
+async fn by_seek_table(layer: &Arc<Layer>, table: RestartTable) -> Result<Option<Stage>> {
+    let stream_bytes = table.stream_bytes();
+    let points = layer.points.get_or_init(|| Arc::new(Points::complete(table.clone())));
+    let stream =
+        DecodedStream { blob: layer.blob.clone(), blob_bytes: layer.blob_bytes, points: Arc::clone(points) };
+    layer.opened(Arc::new(stream), Vec::new(), None);
+    let warnings = walk_unchecked(layer, stream_bytes).await?;
+    let mut parts = parts(layer, LayerStream::Restart(table), stream_bytes, warnings);
+    parts.carried = Some("seek table".into());
+    Ok(known(layer, parts, None))
+}
+
+/// A walk over bytes that nobody has checked.
+async fn walk_unchecked(layer: &Arc<Layer>, stream_bytes: u64) -> Result<Vec<String>> {
+    let walked = walk::walk(layer, stream_bytes).await;
+    if walked.is_err() {
+        // The next attempt gets others.
+        for feed in layer.segments()?.feeds() {
+            feed.disprove(false);
+        }
+    }
+    walked
 }
 
 /// The pass over a compressed layer.
@@ -302,6 +335,9 @@ fn is_same(one: &LayerIndex, other: &LayerIndex) -> bool {
 /// # Errors
 /// What fetching failed with; `NoSpace` when the cache cannot hold it; `Corrupt` when it does not match its digest.
 pub(super) async fn verify(layer: &Arc<Layer>, index: &Arc<LayerIndex>) -> Result<()> {
+    if matches!(index.stream(), LayerStream::Restart(_)) {
+        return verify_by_pass(layer, index).await;
+    }
     for attempt in 1..=ATTEMPTS_MAX {
         for at in 0..index.member_count() {
             layer.feed(member_number(at))?.fill(true).await?;
@@ -316,6 +352,36 @@ pub(super) async fn verify(layer: &Arc<Layer>, index: &Arc<LayerIndex>) -> Resul
         ErrorKind::Corrupt,
         format!("layer {}: the bytes do not match the digest, after fetching them again too", layer.blob),
     ))
+}
+
+/// Checks a compressed layer, whose index came from elsewhere, by a pass over it.
+async fn verify_by_pass(layer: &Arc<Layer>, index: &LayerIndex) -> Result<()> {
+    let _turn = layer.layers.readings.clone().acquire_owned().await;
+    if layer.is_proven() {
+        return Ok(());
+    }
+    let points = layer.points.get().map(Arc::clone).ok_or_else(|| {
+        Error::new(ErrorKind::Io, format!("nothing of layer {} was opened yet", layer.blob))
+    })?;
+    let Passed { sorted, points, diff_id, stream_bytes } = pass_over(layer, points).await?;
+    let Sorted::Archive { warnings, proofs } = sorted else {
+        return Err(Error::new(ErrorKind::Corrupt, format!("layer {} is no archive", layer.blob)));
+    };
+    let mut parts = parts(layer, LayerStream::Restart(points), stream_bytes, warnings);
+    (parts.diff_id, parts.trusted) = (Some(diff_id), true);
+    parts.carried = index.carried().map(str::to_owned);
+    let verified = LayerIndex::new(parts)?;
+    keep(layer, &verified);
+    if !is_same(&verified, index) {
+        let text = format!("layer {}: the index that came with it says something else", layer.blob);
+        let error = Error::new(ErrorKind::Corrupt, text);
+        layer.stage.send_replace(Stage::Failed(error.clone()));
+        return Err(error);
+    }
+    let proof = LayerProof::of_segments(layer.identity.clone(), proofs);
+    layer.layers.fetcher.record_proof(&proof);
+    layer.segments()?.prove(proof);
+    Ok(())
 }
 
 /// Brings what stands between the members of a layer into the cache.

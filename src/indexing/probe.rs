@@ -67,7 +67,7 @@ impl Probe {
 pub async fn probe(sources: &Arc<Sources>, digest: &Digest, bytes: u64, counter: BlobBytes) -> Result<Probe> {
     let wanted = bytes.min(HEAD_BYTES);
     let mut head = Vec::new();
-    let mut sequence = Sequence::head(Arc::clone(sources), digest.clone(), bytes, wanted, counter);
+    let mut sequence = Sequence::part(Arc::clone(sources), digest.clone(), bytes, 0..wanted, counter);
     while let Some(piece) = sequence.next().await? {
         head.extend_from_slice(&piece);
     }

@@ -3,13 +3,17 @@
 //! What the manifest says of a layer is a promise; its bytes decide. A layer that was to be an archive and is none
 //! becomes the one file that it is, with a warning, except in an image, where nothing could stand for it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::artifact::{Artifact, ArtifactLayer, LayerFormat};
-use crate::base::{Error, ErrorKind, Result};
+use crate::artifact::{Artifact, ArtifactLayer, Kind, LayerFormat};
+use crate::base::{Digest, Error, ErrorKind, Result};
 use crate::content::{Content, ContentSettings, LayerContent};
-use crate::indexing::{Expected, Layer, LayerSpec, Layers, Stage};
+use crate::indexing::{Expected, Layer, LayerSpec, Layers, OwnIndex, Stage};
+use crate::layer::toc::ztoc;
 use crate::layer::{Entry, EntryKind, LayerIndex};
+use crate::oci::{Descriptor, Document};
 use crate::registry::BlobSource;
 use crate::tree::{LayerRole, Tree, TreeLayer};
 
@@ -19,6 +23,8 @@ pub struct Assembly {
     parts: Vec<Part>,
     content: Vec<LayerContent>,
     warnings: Vec<String>,
+    /// The zTOCs beside the layers of an image, by layer.
+    ztocs: HashMap<Digest, Descriptor>,
 }
 
 /// One layer as the tree takes it.
@@ -75,7 +81,7 @@ impl Part {
 /// The index of `layer` as the one file that it is, of `bytes`.
 fn of_file(layer: &ArtifactLayer, bytes: u64) -> Result<LayerIndex> {
     let entry = Entry { kind: EntryKind::whole_stream(bytes), ..layer.file.clone() };
-    LayerIndex::of_raw_file(&layer.descriptor.digest, layer.descriptor.size, entry)
+    LayerIndex::of_raw_file(&layer.descriptor.digest, bytes, entry)
 }
 
 impl Assembly {
@@ -90,7 +96,12 @@ impl Assembly {
         layers: &Arc<Layers>,
         settings: ContentSettings,
     ) -> Result<Self> {
-        let mut assembly = Self { parts: Vec::new(), content: Vec::new(), warnings: Vec::new() };
+        let mut assembly = Self {
+            parts: Vec::new(),
+            content: Vec::new(),
+            warnings: Vec::new(),
+            ztocs: ztocs(artifact, source, settings).await,
+        };
         for layer in &artifact.layers {
             assembly.add(layer, source, layers, settings)?;
         }
@@ -135,12 +146,25 @@ impl Assembly {
             LayerFormat::Compressed => Expected::File,
         };
         let blob = layer.descriptor.digest.clone();
-        let spec = LayerSpec { blob, blob_bytes: layer.descriptor.size, expected };
+        let own_index = self.own_index(layer, settings);
+        let spec = LayerSpec { blob, blob_bytes: layer.descriptor.size, expected, own_index };
         let lease = layers.open(&spec, Arc::clone(source), settings.fetch())?;
         let archive = Some(Arc::clone(lease.layer()));
         self.parts.push(Part { layer: layer.clone(), file: None, archive });
         self.content.push(LayerContent::Parts(lease));
         Ok(())
+    }
+
+    /// The index that `layer` is said to have of its own.
+    fn own_index(&mut self, layer: &ArtifactLayer, settings: ContentSettings) -> Option<OwnIndex> {
+        let ArtifactLayer { descriptor, .. } = layer;
+        let mut warnings = Vec::new();
+        let own = OwnIndex::of(&descriptor.annotations, descriptor.size, &mut warnings);
+        let digest = &descriptor.digest;
+        self.warnings.extend(warnings.iter().map(|warning| format!("layer {digest}: {warning}")));
+        // Nobody vouches for a zTOC, so that what is to be checked first is read without it.
+        let ztoc = || self.ztocs.get(digest).filter(|_| !settings.verify_before_read).cloned();
+        own.or_else(|| ztoc().map(OwnIndex::Soci))
     }
 
     /// Waits until all layers are known.
@@ -190,6 +214,50 @@ impl Assembly {
     pub fn into_content(self, settings: ContentSettings) -> Content {
         Content::of(self.content, settings)
     }
+}
+
+/// Bytes of gzip layers from which on it is worth asking whether somebody has left zTOCs beside an image: a pass over less
+/// takes about as long as the question.
+const ZTOC_LAYERS_MIN: u64 = 32 << 20;
+
+/// How long a mount waits for the list of referrers, which it can do without.
+const REFERRERS_LIMIT: Duration = Duration::from_secs(3);
+
+/// The zTOCs that the referrers of an image name (SOCI v1), by layer. Whatever goes wrong here only costs time later.
+async fn ztocs(
+    artifact: &Artifact,
+    source: &Arc<dyn BlobSource>,
+    settings: ContentSettings,
+) -> HashMap<Digest, Descriptor> {
+    let is_gzip = |layer: &&ArtifactLayer| layer.descriptor.media_type.ends_with("gzip");
+    let bytes: u64 = artifact.layers.iter().filter(is_gzip).map(|layer| layer.descriptor.size).sum();
+    let mut ztocs = HashMap::new();
+    let is_wanted = artifact.kind == Kind::Image && artifact.platforms.is_empty();
+    if !is_wanted || bytes < ZTOC_LAYERS_MIN || settings.verify_before_read {
+        return ztocs;
+    }
+    let found = async {
+        let referrers = source.referrers(&artifact.digest, ztoc::INDEX_TYPE).await?;
+        let Some(newest) = referrers.last() else { return Ok(None) };
+        let raw = source.manifest(newest).await?;
+        Document::parse(&raw.bytes, Some(&newest.media_type)).map(Some)
+    };
+    let late = |_| Error::new(ErrorKind::TimedOut, format!("no answer within {REFERRERS_LIMIT:?}"));
+    match tokio::time::timeout(REFERRERS_LIMIT, found).await.unwrap_or_else(|elapsed| Err(late(elapsed))) {
+        Ok(Some(Document::Manifest(manifest))) => {
+            for blob in manifest.layers {
+                if let Some(Ok(layer)) = blob.annotations.get(ztoc::LAYER_DIGEST).map(|digest| digest.parse())
+                {
+                    ztocs.insert(layer, blob);
+                }
+            }
+        }
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!("{}: no zTOCs are used: {}", artifact.reference, error.chain());
+        }
+    }
+    ztocs
 }
 
 /// The tree of `parts`; none while one of them is being read.

@@ -103,7 +103,7 @@ impl Site {
         let source: Arc<dyn BlobSource> = self.source.clone();
         let blob = self.digest.clone();
         let blob_bytes = self.sample.blob.len() as u64;
-        let spec = LayerSpec { blob, blob_bytes, expected: Expected::Archive };
+        let spec = LayerSpec { blob, blob_bytes, expected: Expected::Archive, own_index: None };
         let lease = layers.open(&spec, source, settings.fetch()).unwrap();
         let layer = Arc::clone(lease.layer());
         Mount { layer, content: Content::of(vec![LayerContent::Parts(lease)], settings) }

@@ -148,7 +148,7 @@ async fn one_compressed_file_is_as_long_as_what_it_holds() {
     let layers = site.layers(&site.cache(16));
     let source: Arc<dyn BlobSource> = site.source.clone();
     let blob_bytes = site.sample.blob.len() as u64;
-    let spec = LayerSpec { blob: site.digest.clone(), blob_bytes, expected: Expected::File };
+    let spec = LayerSpec { blob: site.digest.clone(), blob_bytes, expected: Expected::File, own_index: None };
     let lease = layers.open(&spec, source, SETTINGS.fetch()).unwrap();
     let layer = Arc::clone(lease.layer());
     let mount = Mount { layer, content: Content::of(vec![LayerContent::Parts(lease)], SETTINGS) };

@@ -96,7 +96,7 @@ fn made_up(count: u64) -> Result<Vec<Entry>> {
     let path = |at: u64| {
         let (package, module) = (at / 400, at / 20 % 20);
         format!(
-            "usr/share/package-{package:05}/module-{module:02}/file_{:08x}.py",
+            "usr/share/doc/manuals/package-{package:05}/module-{module:02}/file_{:08x}.py",
             at.wrapping_mul(2_654_435_761) as u32
         )
     };

@@ -1,5 +1,5 @@
-//! The making of a ModelPack artifact (CNCF model-spec 0.0.7) from files whose blobs are stored already: the
-//! configuration and the manifest.
+//! The making of a ModelPack artifact (CNCF model-spec 0.0.7) from files or archives whose blobs are stored already:
+//! the configuration and the manifest.
 //!
 //! Pure: what is made depends on the arguments alone, so that the same files give the same digest.
 
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::base::limits::LAYERS_MAX;
 use crate::base::{Algorithm, Digest, Error, ErrorKind, RelPath, Result};
 use crate::layer::Timestamp;
+use crate::layer::encoding::Codec;
 use crate::oci::media_type;
 
 /// The artifact's type.
@@ -69,13 +70,58 @@ pub fn documents(mut files: Vec<PackedFile>, created: Timestamp) -> Result<Packe
     files.sort_by(|a, b| a.path.cmp(&b.path));
     // A raw layer is its own content, so that both digests are the same.
     let diff_ids: Vec<&Digest> = files.iter().map(|file| &file.digest).collect();
+    let layers = files.iter().map(layer).collect::<Result<Vec<Value>>>()?;
+    of_layers(&diff_ids, &layers, created)
+}
+
+/// The files of one kind as an archive that is stored as a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackedArchive {
+    /// What it holds.
+    pub kind: FileKind,
+    /// The blob.
+    pub digest: Digest,
+    /// Its bytes.
+    pub size: u64,
+    /// The digest of the archive before it was compressed.
+    pub diff_id: Digest,
+    /// How it was compressed.
+    pub compression: Option<Codec>,
+}
+
+/// Makes the documents for `archives`, each a layer, in the order of their kinds.
+///
+/// # Errors
+/// `Usage` for no archives.
+pub fn archive_documents(mut archives: Vec<PackedArchive>, created: Timestamp) -> Result<Packed> {
+    if archives.is_empty() {
+        return Err(Error::new(ErrorKind::Usage, "there are no files to pack"));
+    }
+    archives.sort_by_key(|archive| archive.kind);
+    let diff_ids: Vec<&Digest> = archives.iter().map(|archive| &archive.diff_id).collect();
+    let layer = |archive: &PackedArchive| {
+        let suffix = match archive.compression {
+            None => "tar",
+            Some(Codec::Gzip) => "tar+gzip",
+            Some(Codec::Zstd) => "tar+zstd",
+        };
+        json!({
+            "mediaType": format!("application/vnd.cncf.model.{}.v1.{suffix}", archive.kind.name()),
+            "digest": archive.digest,
+            "size": archive.size,
+        })
+    };
+    let layers: Vec<Value> = archives.iter().map(layer).collect();
+    of_layers(&diff_ids, &layers, created)
+}
+
+fn of_layers(diff_ids: &[&Digest], layers: &[Value], created: Timestamp) -> Result<Packed> {
     let config = json!({
         "descriptor": { "createdAt": rfc3339(created)? },
         "modelfs": { "type": "layers", "diffIds": diff_ids },
         "config": {},
     });
     let config = to_bytes(&config)?;
-    let layers = files.iter().map(layer).collect::<Result<Vec<Value>>>()?;
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": media_type::OCI_MANIFEST,
@@ -138,36 +184,74 @@ fn rfc3339(time: Timestamp) -> Result<String> {
     })
 }
 
-/// The media type of the raw layer of a file `name`, by its kind (model-spec, "Layer media types").
+/// What a file is to a model (model-spec, "Layer media types"), in the order in which archives of them are layered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileKind {
+    /// Weights.
+    Weight,
+    /// What is needed to use them: configuration, tokenizers.
+    WeightConfig,
+    /// Documentation.
+    Doc,
+    /// Programs.
+    Code,
+    /// Data to train or to test with.
+    Dataset,
+}
+
+impl FileKind {
+    /// The kind of a file `name`.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        let lower = name.to_ascii_lowercase();
+        let stem = lower.split('.').next().unwrap_or_default();
+        if matches!(stem, "license" | "licence" | "notice" | "readme" | "copying" | "changelog") {
+            return Self::Doc;
+        }
+        match lower.rsplit_once('.').map(|(_, extension)| extension) {
+            Some(
+                "safetensors" | "gguf" | "ggml" | "bin" | "pt" | "pth" | "ckpt" | "onnx" | "h5" | "npz"
+                | "npy" | "pb" | "tflite" | "msgpack" | "engine" | "mlmodel" | "pdparams" | "dduf",
+            ) => Self::Weight,
+            Some(
+                "json" | "yaml" | "yml" | "toml" | "txt" | "model" | "vocab" | "merges" | "tiktoken"
+                | "jinja" | "cfg" | "ini" | "config" | "spm",
+            ) => Self::WeightConfig,
+            Some("md" | "rst" | "pdf" | "html" | "png" | "jpg" | "jpeg" | "svg" | "gif" | "webp") => {
+                Self::Doc
+            }
+            Some(
+                "py" | "sh" | "ipynb" | "c" | "cc" | "cpp" | "h" | "hpp" | "cu" | "rs" | "go" | "js" | "ts"
+                | "lua" | "patch",
+            ) => Self::Code,
+            Some("parquet" | "arrow" | "csv" | "tsv" | "jsonl") => Self::Dataset,
+            // Unknown kinds are mostly weights in a format of their own, and those are what must not be missed.
+            Some(_) => Self::Weight,
+            None => Self::Doc,
+        }
+    }
+
+    /// Its name in media types.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Weight => "weight",
+            Self::WeightConfig => "weight.config",
+            Self::Doc => "doc",
+            Self::Code => "code",
+            Self::Dataset => "dataset",
+        }
+    }
+}
+
+/// The media type of the raw layer of a file `name`, by its kind.
 #[must_use]
-pub fn layer_media_type(name: &str) -> &'static str {
-    const WEIGHT: &str = "application/vnd.cncf.model.weight.v1.raw";
-    const CONFIG: &str = "application/vnd.cncf.model.weight.config.v1.raw";
-    const DOC: &str = "application/vnd.cncf.model.doc.v1.raw";
-    const CODE: &str = "application/vnd.cncf.model.code.v1.raw";
-    let lower = name.to_ascii_lowercase();
-    let stem = lower.split('.').next().unwrap_or_default();
-    if matches!(stem, "license" | "licence" | "notice" | "readme" | "copying" | "changelog") {
-        return DOC;
-    }
-    match lower.rsplit_once('.').map(|(_, extension)| extension) {
-        Some(
-            "safetensors" | "gguf" | "ggml" | "bin" | "pt" | "pth" | "ckpt" | "onnx" | "h5" | "npz" | "npy"
-            | "pb" | "tflite" | "msgpack" | "engine" | "mlmodel" | "pdparams" | "dduf",
-        ) => WEIGHT,
-        Some(
-            "json" | "yaml" | "yml" | "toml" | "txt" | "model" | "vocab" | "merges" | "tiktoken" | "jinja"
-            | "cfg" | "ini" | "config" | "spm",
-        ) => CONFIG,
-        Some("md" | "rst" | "pdf" | "html" | "png" | "jpg" | "jpeg" | "svg" | "gif" | "webp") => DOC,
-        Some(
-            "py" | "sh" | "ipynb" | "c" | "cc" | "cpp" | "h" | "hpp" | "cu" | "rs" | "go" | "js" | "ts"
-            | "lua" | "patch",
-        ) => CODE,
-        // Unknown kinds are mostly weights in a format of their own, and those are what must not be missed.
-        Some(_) => WEIGHT,
-        None => DOC,
-    }
+pub fn layer_media_type(name: &str) -> String {
+    let kind = match FileKind::of(name) {
+        // As ever, so that files packed again have the digest that they had.
+        FileKind::Dataset => FileKind::Weight,
+        kind => kind,
+    };
+    format!("application/vnd.cncf.model.{}.v1.raw", kind.name())
 }
 
 #[cfg(test)]
@@ -222,8 +306,39 @@ mod tests {
     }
 
     #[test]
+    fn archives_are_layers_in_the_order_of_their_kinds() {
+        let archive = |kind, content: &[u8], compression| PackedArchive {
+            kind,
+            digest: Digest::of(Algorithm::Sha256, content),
+            size: content.len() as u64,
+            diff_id: Digest::of(Algorithm::Sha512, content),
+            compression,
+        };
+        let archives = vec![
+            archive(FileKind::Dataset, b"d", None),
+            archive(FileKind::Doc, b"doc", Some(Codec::Gzip)),
+            archive(FileKind::Weight, b"w", Some(Codec::Zstd)),
+        ];
+        let packed = archive_documents(archives.clone(), Timestamp::default()).unwrap();
+        let Document::Manifest(manifest) = Document::parse(&packed.manifest, None).unwrap() else { panic!() };
+        let types: Vec<&str> = manifest.layers.iter().map(|layer| layer.media_type.as_str()).collect();
+        assert_eq!(
+            types,
+            [
+                "application/vnd.cncf.model.weight.v1.tar+zstd",
+                "application/vnd.cncf.model.doc.v1.tar+gzip",
+                "application/vnd.cncf.model.dataset.v1.tar",
+            ]
+        );
+        let config: Value = serde_json::from_slice(&packed.config).unwrap();
+        let diff_ids = [2, 1, 0].map(|at| archives[at].diff_id.as_str());
+        assert_eq!(config["modelfs"]["diffIds"], json!(diff_ids));
+    }
+
+    #[test]
     fn nothing_to_pack_is_an_error() {
         assert_eq!(documents(Vec::new(), Timestamp::default()).unwrap_err().kind(), ErrorKind::Usage);
+        assert_eq!(archive_documents(Vec::new(), Timestamp::default()).unwrap_err().kind(), ErrorKind::Usage);
     }
 
     #[test]
@@ -246,8 +361,10 @@ mod tests {
             ("README.md", "doc"),
             ("modeling.py", "code"),
             ("weights.unheard-of", "weight"),
+            ("train.parquet", "weight"),
         ] {
             assert_eq!(layer_media_type(name), format!("application/vnd.cncf.model.{kind}.v1.raw"), "{name}");
         }
+        assert_eq!(FileKind::of("train.parquet"), FileKind::Dataset);
     }
 }

@@ -15,10 +15,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_parts(path, &[bytes])
 }
 
-/// As [`write`], with the bytes of all `parts` in a row.
+/// As [`write()`], with the bytes of all `parts` in a row.
 ///
 /// # Errors
-/// Those of [`write`].
+/// Those of [`write()`].
 pub fn write_parts(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let directory = path.parent().unwrap_or_else(|| Path::new("."));
     let replace = || -> std::io::Result<()> {

@@ -86,6 +86,14 @@ pub(super) enum PrefetchArg {
 pub(super) enum PackFormat {
     /// One uncompressed layer for each file.
     Raw,
+    /// One archive for each kind of files.
+    Tar,
+    /// The same, gzip-compressed.
+    #[value(name = "tar+gzip")]
+    TarGzip,
+    /// The same, zstd-compressed.
+    #[value(name = "tar+zstd")]
+    TarZstd,
 }
 
 /// The commands.
@@ -293,6 +301,9 @@ pub(super) struct PackArgs {
     /// How the files are packed.
     #[arg(long, env = "REFMOUNT_FORMAT", value_name = "FORMAT", default_value = "raw")]
     pub(super) format: PackFormat,
+    /// How much is compressed, against time: 0 to 9 for gzip (6 if not given), 1 to 19 for zstd (3).
+    #[arg(long, env = "REFMOUNT_LEVEL", value_name = "N")]
+    pub(super) level: Option<u32>,
 }
 
 /// The commands on the cache.

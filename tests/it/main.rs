@@ -11,6 +11,7 @@ mod fuse;
 mod layers;
 mod model;
 mod owner;
+mod pack;
 mod platforms;
 mod registry;
 mod support;

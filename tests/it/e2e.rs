@@ -1,5 +1,6 @@
 //! The whole way: the program, its owner and the kernel, against a real registry.
 
+mod images;
 mod kills;
 mod lazy;
 mod mix;

@@ -2,10 +2,12 @@
 
 pub(crate) mod artifact;
 pub(crate) mod connection;
+pub(crate) mod debian_image;
 pub(crate) mod docker_registry;
 pub(crate) mod fault_registry;
 pub(crate) mod memory_source;
 pub(crate) mod pattern;
 pub(crate) mod recording_proxy;
 pub(crate) mod trace_log;
+pub(crate) mod tree_comparison;
 pub(crate) mod unprivileged;

@@ -1,9 +1,11 @@
 //! The whole way: the program, its owner and the kernel, against a real registry.
 
+mod archives;
 mod images;
 mod kills;
 mod lazy;
 mod mix;
+mod producers;
 mod safetensors;
 mod subpath;
 

@@ -13,6 +13,7 @@ use reqwest::Client;
 use reqwest::header::{CONTENT_TYPE, LOCATION};
 
 use super::artifact::{ModelArtifact, digest_of};
+use super::producers::Product;
 
 /// Runs the registry in the directory `$1` until standard input ends, which it does however the test ends, and
 /// removes the directory. Of the shell itself nothing stays open, so that the end of the log is the registry's.
@@ -128,6 +129,14 @@ impl DockerRegistry {
             self.push_blob(repository, blob);
         }
         self.push_manifest(repository, tag, &artifact.manifest)
+    }
+
+    /// Pushes what a producer made as `repository:tag`, and returns the reference to it.
+    pub(crate) fn push_product(&self, product: &Product, repository: &str, tag: &str) -> SourceRef {
+        for blob in product.blobs() {
+            self.push_blob(repository, blob);
+        }
+        self.push_manifest(repository, tag, &product.manifest())
     }
 
     /// Pushes a blob, and returns its digest.

@@ -7,6 +7,7 @@ pub(crate) mod docker_registry;
 pub(crate) mod fault_registry;
 pub(crate) mod memory_source;
 pub(crate) mod pattern;
+pub(crate) mod producers;
 pub(crate) mod recording_proxy;
 pub(crate) mod trace_log;
 pub(crate) mod tree_comparison;

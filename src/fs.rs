@@ -1,7 +1,8 @@
 //! The filesystem operations of one mount, without FUSE: names, attributes, links, directories, extended
 //! attributes and reads.
 //!
-//! Everything but a read is answered from memory. Content comes through [`FileContent`]; a reply is never
+//! Everything but a read is answered from memory, and at once unless the tree is still growing: what is not known
+//! yet then is [`FsError::NotYet`], and [`Filesystem::when_known`] waits for it. Content comes through [`FileContent`]; a reply is never
 //! short before the end of a file, whatever the content does. Nothing here changes anything: the tree is
 //! immutable and every write is refused by the adapter above.
 
@@ -18,9 +19,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::base::{Digest, Error, ErrorKind};
 use crate::layer::FileBody;
-use crate::tree::{Ino, Inode, InodeKind, View};
+use crate::tree::{Ino, InodeKind, Shown, ShownInode, Unknown};
 
 use failure_log::FailureLog;
 
@@ -54,7 +57,7 @@ pub struct DirectoryEntry<'a> {
 /// See the module's text.
 #[derive(Debug)]
 pub struct Filesystem {
-    view: View,
+    view: Shown,
     content: Arc<dyn FileContent>,
     identity: Identity,
     failures: FailureLog,
@@ -63,14 +66,52 @@ pub struct Filesystem {
 impl Filesystem {
     /// The filesystem that shows `view`, whose files' bytes `content` has.
     #[must_use]
-    pub fn new(view: View, content: Arc<dyn FileContent>, identity: Identity) -> Self {
-        Self { view, content, identity, failures: FailureLog::default() }
+    pub fn new(view: impl Into<Shown>, content: Arc<dyn FileContent>, identity: Identity) -> Self {
+        Self { view: view.into(), content, identity, failures: FailureLog::default() }
     }
 
     /// What is shown.
     #[must_use]
-    pub fn view(&self) -> &View {
+    pub fn view(&self) -> &Shown {
         &self.view
+    }
+
+    /// Runs `operation` until it ends otherwise than with `NotYet`: again whenever more of the tree may be known.
+    /// Gives up when nothing comes any more, and after `limit`; it needs a runtime with timers then.
+    ///
+    /// # Errors
+    /// Those of `operation`; `Content` with `TimedOut` when it gives up.
+    pub async fn when_known<T>(
+        &self,
+        limit: Option<Duration>,
+        mut operation: impl FnMut(&Self) -> FsResult<T>,
+    ) -> FsResult<T> {
+        let Some((mut progress, stall_timeout)) = self.view.progress() else { return operation(self) };
+        let end = limit.and_then(|limit| Instant::now().checked_add(limit));
+        loop {
+            // Marked as seen before it is looked at, so that what comes in between is not missed.
+            progress.borrow_and_update();
+            match operation(self) {
+                Err(FsError::NotYet) => {}
+                answer => return answer,
+            }
+            let left = end.map_or(stall_timeout, |end| end.saturating_duration_since(Instant::now()));
+            if tokio::time::timeout(stall_timeout.min(left), progress.changed()).await.is_err() {
+                let error = Shown::stalled(stall_timeout.min(left));
+                self.failures.report_unknown(&self.identity.reference, &error);
+                return Err(FsError::Content(error));
+            }
+        }
+    }
+
+    fn unknown(&self, unknown: Unknown) -> FsError {
+        match unknown {
+            Unknown::NotYet => FsError::NotYet,
+            Unknown::Failed(error) => {
+                self.failures.report_end(&self.identity.reference, &error);
+                FsError::Content(error)
+            }
+        }
     }
 
     /// Where the bytes come from.
@@ -88,10 +129,11 @@ impl Filesystem {
     /// What `name` in the directory `parent` leads to.
     ///
     /// # Errors
-    /// `NotFound`; `NotDirectory` when `parent` is none.
+    /// `NotFound`; `NotDirectory` when `parent` is none; `NotYet`.
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> FsResult<Attributes> {
         self.directory(parent)?;
-        self.attributes(self.view.lookup(parent, name).ok_or(FsError::NotFound)?)
+        let found = self.view.lookup(parent, name).map_err(|unknown| self.unknown(unknown))?;
+        self.attributes(found.ok_or(FsError::NotFound)?)
     }
 
     /// What is known about `ino`.
@@ -99,14 +141,14 @@ impl Filesystem {
     /// # Errors
     /// `NotFound` for a number that the view does not have.
     pub fn attributes(&self, ino: Ino) -> FsResult<Attributes> {
-        Ok(Attributes::of(ino, self.inode(ino)?))
+        Ok(Attributes::of(ino, &*self.inode(ino)?))
     }
 
     /// Shows the entries of the directory `ino` from `offset` on (0, or an entry's `next_offset`) to `show`,
     /// until that returns `false`.
     ///
     /// # Errors
-    /// `NotFound`, `NotDirectory`.
+    /// `NotFound`, `NotDirectory`, `NotYet`.
     pub fn read_directory(
         &self,
         ino: Ino,
@@ -116,8 +158,8 @@ impl Filesystem {
         self.directory(ino)?;
         let parent = self.view.parent(ino).unwrap_or(Ino::ROOT);
         let dots = [(OsStr::new("."), ino), (OsStr::new(".."), parent)];
-        let children =
-            self.view.children(ino, usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX));
+        let from = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        let children = self.view.children(ino, from).map_err(|unknown| self.unknown(unknown))?;
         let dots = dots.into_iter().skip(usize::try_from(offset).unwrap_or(usize::MAX));
         for ((name, ino), next_offset) in dots.chain(children).zip(offset.saturating_add(1)..) {
             let attributes = self.attributes(ino)?;
@@ -132,9 +174,9 @@ impl Filesystem {
     ///
     /// # Errors
     /// `NotFound`; `NotLink` for anything else.
-    pub fn read_link(&self, ino: Ino) -> FsResult<&[u8]> {
+    pub fn read_link(&self, ino: Ino) -> FsResult<Box<[u8]>> {
         match &self.inode(ino)?.kind {
-            InodeKind::Symlink { target } => Ok(target),
+            InodeKind::Symlink { target } => Ok(target.clone()),
             _ => Err(FsError::NotLink),
         }
     }
@@ -149,9 +191,9 @@ impl Filesystem {
     ///
     /// # Errors
     /// `NotFound`, `IsDirectory`, `NotFile`.
-    pub fn opened(&self, ino: Ino) -> FsResult<&FileBody> {
+    pub fn opened(&self, ino: Ino) -> FsResult<FileBody> {
         let file = self.file(ino)?;
-        Arc::clone(&self.content).opened(file);
+        Arc::clone(&self.content).opened(&file);
         Ok(file)
     }
 
@@ -168,7 +210,7 @@ impl Filesystem {
             return Ok(true);
         }
         let expected = range.end - range.start;
-        match self.content.read_cached(file, range.clone(), buffer) {
+        match self.content.read_cached(&file, range.clone(), buffer) {
             Ok(false) => Ok(false),
             Ok(true) => whole(buffer.len(), expected).map(|()| true),
             Err(error) => Err(error),
@@ -194,7 +236,7 @@ impl Filesystem {
             return Ok(Vec::new());
         }
         let expected = range.end - range.start;
-        let read = Arc::clone(&self.content).read(file, range.clone());
+        let read = Arc::clone(&self.content).read(&file, range.clone());
         let read = match limit {
             None => read.await,
             Some(limit) => tokio::time::timeout(limit, read).await.unwrap_or_else(|_| {
@@ -206,12 +248,13 @@ impl Filesystem {
             .map_err(|error| self.failed(ino, file.layer, range.start, error))
     }
 
-    /// The inodes whose bytes layer `layer` holds.
-    pub fn inodes_of(&self, layer: usize) -> impl Iterator<Item = Ino> {
-        self.view.files().filter(move |file| file.body.layer == layer).map(|file| file.ino)
+    /// The inodes whose bytes layer `layer` holds, as far as they are known.
+    #[must_use]
+    pub fn inodes_of(&self, layer: usize) -> Vec<Ino> {
+        self.view.inodes_of(layer)
     }
 
-    fn inode(&self, ino: Ino) -> FsResult<&Inode> {
+    fn inode(&self, ino: Ino) -> FsResult<ShownInode<'_>> {
         self.view.inode(ino).ok_or(FsError::NotFound)
     }
 
@@ -223,9 +266,9 @@ impl Filesystem {
     }
 
     /// The bytes of the file `ino`.
-    fn file(&self, ino: Ino) -> FsResult<&FileBody> {
+    fn file(&self, ino: Ino) -> FsResult<FileBody> {
         match &self.inode(ino)?.kind {
-            InodeKind::File(body) => Ok(body),
+            InodeKind::File(body) => Ok(body.clone()),
             InodeKind::Directory => Err(FsError::IsDirectory),
             InodeKind::Symlink { .. }
             | InodeKind::CharDevice { .. }
@@ -234,7 +277,7 @@ impl Filesystem {
         }
     }
 
-    fn range(&self, ino: Ino, offset: u64, length: u32) -> FsResult<(&FileBody, Range<u64>)> {
+    fn range(&self, ino: Ino, offset: u64, length: u32) -> FsResult<(FileBody, Range<u64>)> {
         let file = self.file(ino)?;
         let end = offset.saturating_add(u64::from(length)).min(file.size);
         Ok((file, offset.min(end)..end))

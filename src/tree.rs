@@ -9,8 +9,10 @@
 mod build;
 mod draft;
 mod follow;
+mod growth;
 mod hard_links;
 mod merge;
+mod shown;
 mod sorted;
 mod view;
 mod walk;
@@ -25,6 +27,8 @@ use std::sync::Arc;
 use crate::base::{RelPath, Result};
 use crate::layer::{FileBody, LayerIndex, Timestamp, Xattr};
 
+pub use growth::{Growth, GrowthLayer, Unknown};
+pub use shown::{GrowingView, Shown, ShownInode};
 pub use view::View;
 pub use walk::{Missing, Obstacle};
 

@@ -1,7 +1,7 @@
 //! What `stat` and `statfs` say.
 
 use crate::layer::{Extents, FileBody, Timestamp};
-use crate::tree::{Ino, Inode, InodeKind, View};
+use crate::tree::{Ino, Inode, InodeKind, Shown};
 
 /// The preferred size of a read, which `cat` and buffered readers take for their buffer. Larger ones would
 /// make buffered readers that jump about fetch more than they use.
@@ -106,7 +106,7 @@ pub struct Statistics {
 }
 
 impl Statistics {
-    pub(super) fn of(view: &View) -> Self {
+    pub(super) fn of(view: &Shown) -> Self {
         Self {
             block_bytes: STATISTICS_BLOCK_BYTES,
             blocks: view.total_bytes().div_ceil(u64::from(STATISTICS_BLOCK_BYTES)),

@@ -34,7 +34,11 @@ pub enum FsError {
     /// The caller's buffer is too small for the value.
     #[error("the buffer is too small")]
     Range,
-    /// The bytes can't be had.
+    /// The tree is still growing, and what was asked for is not known yet; see
+    /// [`super::Filesystem::when_known`].
+    #[error("not known yet")]
+    NotYet,
+    /// The bytes, or the tree, can't be had.
     #[error(transparent)]
     Content(#[from] Error),
 }
@@ -51,6 +55,7 @@ impl FsError {
             Self::ReadOnly => Errno::ROFS,
             Self::NoAttribute => Errno::NODATA,
             Self::Range => Errno::RANGE,
+            Self::NotYet => Errno::IO,
             Self::Content(error) => content_errno(error.kind()),
         }
     }

@@ -1,7 +1,7 @@
 //! The log of failed reads: every one names what failed, but a reader that tries again and again does not
 //! fill the disk with it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::base::{Digest, Error, clock};
@@ -26,6 +26,8 @@ pub(super) struct Failure<'a> {
 #[derive(Debug, Default)]
 pub(super) struct FailureLog {
     window: Mutex<Option<Window>>,
+    /// Whether the end of a growing tree has been written of.
+    end: OnceLock<()>,
 }
 
 #[derive(Debug)]
@@ -49,6 +51,22 @@ impl FailureLog {
             "a read failed: {}",
             failure.error.chain(),
         );
+    }
+
+    /// Writes that a tree that was growing will never be whole, once.
+    pub(super) fn report_end(&self, reference: &str, error: &Error) {
+        self.end.get_or_init(|| {
+            tracing::error!(reference, "the layers could not be read to their end: {}", error.chain());
+        });
+    }
+
+    /// Writes that something did not become known, unless many failures were written just now.
+    pub(super) fn report_unknown(&self, reference: &str, error: &Error) {
+        let Admission::Write { suppressed } = self.admit(clock::now()) else { return };
+        if suppressed > 0 {
+            tracing::warn!(reference, "{suppressed} more reads failed meanwhile");
+        }
+        tracing::error!(reference, "a name was waited for in vain: {}", error.chain());
     }
 
     fn admit(&self, now: Instant) -> Admission {

@@ -49,7 +49,8 @@ impl Filesystem {
         if let Some(attribute) = self.attributes_of(ino)?.into_iter().find(is_named) {
             return self.value(ino, attribute);
         }
-        let given = self.inode(ino)?.xattrs.iter().find(|xattr| *xattr.name == *name.as_bytes());
+        let inode = self.inode(ino)?;
+        let given = inode.xattrs.iter().find(|xattr| *xattr.name == *name.as_bytes());
         given.map(|xattr| xattr.value.to_vec()).ok_or(FsError::NoAttribute)
     }
 
@@ -60,7 +61,8 @@ impl Filesystem {
     pub fn xattr_names(&self, ino: Ino) -> FsResult<Vec<u8>> {
         let ours = self.attributes_of(ino)?;
         let is_ours = |name: &[u8]| ours.iter().any(|attribute| attribute.name().as_bytes() == name);
-        let given = self.inode(ino)?.xattrs.iter().map(|xattr| xattr.name.as_ref());
+        let inode = self.inode(ino)?;
+        let given = inode.xattrs.iter().map(|xattr| xattr.name.as_ref());
         let mut names = Vec::new();
         let ours_last = ours.iter().map(|attribute| attribute.name().as_bytes());
         for name in given.filter(|name| !is_ours(name)).chain(ours_last) {
@@ -96,8 +98,8 @@ impl Filesystem {
             Attribute::Digest | Attribute::LayerDigest => {
                 self.content().digest(self.file(ino)?.layer).to_string()
             }
-            Attribute::CachedBytes => self.content().cached_bytes(self.file(ino)?).to_string(),
-            Attribute::Standing => standing(self.content().standing(self.file(ino)?)).to_owned(),
+            Attribute::CachedBytes => self.content().cached_bytes(&self.file(ino)?).to_string(),
+            Attribute::Standing => standing(self.content().standing(&self.file(ino)?)).to_owned(),
         };
         Ok(text.into_bytes())
     }

@@ -21,7 +21,7 @@ use fuser::{
 };
 use tokio::runtime::Handle;
 
-use crate::fs::{Filesystem, FsError, FsResult, Handed, OpenFiles, OpenMode};
+use crate::fs::{Attributes, Filesystem, FsError, FsResult, Handed, OpenFiles, OpenMode};
 use crate::layer::FileBody;
 use crate::tree::Ino;
 
@@ -68,7 +68,7 @@ impl Adapter {
             Ok(file) => file,
             Err(error) => return reply.error(errno(&error)),
         };
-        match self.open_files.open(ino, || self.hand_over(file, &reply)) {
+        match self.open_files.open(ino, || self.hand_over(&file, &reply)) {
             OpenMode::Cached => {
                 reply.opened(NO_HANDLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
             }
@@ -96,6 +96,16 @@ impl Adapter {
                 None
             }
         }
+    }
+
+    /// Answers as soon as the tree has grown far enough, in a task of its own.
+    fn when_known<T: Send + 'static>(
+        &self,
+        operation: impl FnMut(&Filesystem) -> FsResult<T> + Send + 'static,
+        answer: impl FnOnce(FsResult<T>) + Send + 'static,
+    ) {
+        let (fs, limit) = (Arc::clone(&self.fs), self.read_limit);
+        self.runtime.spawn(async move { answer(fs.when_known(limit, operation).await) });
     }
 
     fn read_file(&self, ino: Ino, offset: u64, length: u32, reply: ReplyData) {
@@ -152,6 +162,34 @@ fn reply_bytes(result: FsResult<Vec<u8>>, size: u32, reply: ReplyXattr) {
     }
 }
 
+/// How long the kernel may keep an answer that is given from now on. Nothing of a tree that still grows: then no
+/// answer has to be taken back when the tree turns out to be another, and none can be on its way meanwhile.
+fn ttl(fs: &Filesystem) -> Duration {
+    if fs.view().is_settled() { TTL } else { Duration::ZERO }
+}
+
+/// What `name` leads to, and how long that holds.
+fn lookup(fs: &Filesystem, parent: Ino, name: &OsStr) -> FsResult<(Attributes, Duration)> {
+    let ttl = ttl(fs);
+    fs.lookup(parent, name).map(|attributes| (attributes, ttl))
+}
+
+fn reply_entry(answer: FsResult<(Attributes, Duration)>, reply: ReplyEntry) {
+    match answer {
+        Ok((attributes, ttl)) => reply.entry(&ttl, &file_attr(&attributes), GENERATION),
+        // It is never known of a tree that still grows that it has no such name.
+        Err(FsError::NotFound) => reply.entry(&TTL, &no_entry(), GENERATION),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn reply_opendir(answer: FsResult<()>, reply: ReplyOpen) {
+    match answer {
+        Ok(()) => reply.opened(NO_HANDLE, FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
 fn read_only() -> Errno {
     errno(&FsError::ReadOnly)
 }
@@ -163,23 +201,34 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("lookup", || match self.fs.lookup(ino(parent), name) {
-            Ok(attributes) => reply.entry(&TTL, &file_attr(&attributes), GENERATION),
-            Err(FsError::NotFound) => reply.entry(&TTL, &no_entry(), GENERATION),
-            Err(error) => reply.error(errno(&error)),
+        guarded("lookup", || {
+            let parent = ino(parent);
+            match lookup(&self.fs, parent, name) {
+                Err(FsError::NotYet) => {
+                    let name = name.to_owned();
+                    self.when_known(
+                        move |fs| lookup(fs, parent, &name),
+                        move |answer| reply_entry(answer, reply),
+                    );
+                }
+                answer => reply_entry(answer, reply),
+            }
         });
     }
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        guarded("getattr", || match self.fs.attributes(ino(number)) {
-            Ok(attributes) => reply.attr(&TTL, &file_attr(&attributes)),
-            Err(error) => reply.error(errno(&error)),
+        guarded("getattr", || {
+            let ttl = ttl(&self.fs);
+            match self.fs.attributes(ino(number)) {
+                Ok(attributes) => reply.attr(&ttl, &file_attr(&attributes)),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 
     fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
         guarded("readlink", || match self.fs.read_link(ino(number)) {
-            Ok(target) => reply.data(target),
+            Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&error)),
         });
     }
@@ -225,11 +274,13 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn opendir(&self, _: &Request, number: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        guarded("opendir", || match self.fs.read_directory(ino(number), 0, |_| false) {
-            Ok(()) => {
-                reply.opened(NO_HANDLE, FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
+        guarded("opendir", || {
+            let open = move |fs: &Filesystem| fs.read_directory(ino(number), 0, |_| false);
+            match open(&self.fs) {
+                // Once it is open, all that it holds is known.
+                Err(FsError::NotYet) => self.when_known(open, |answer| reply_opendir(answer, reply)),
+                answer => reply_opendir(answer, reply),
             }
-            Err(error) => reply.error(errno(&error)),
         });
     }
 

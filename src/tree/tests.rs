@@ -6,6 +6,7 @@ use crate::layer::{Entry, EntryKind, Extents, IndexParts, LayerStream, RootAttri
 
 mod hard_links;
 mod layers;
+mod model;
 mod rootfs;
 
 fn entry(path: &str, kind: EntryKind) -> Entry {

@@ -32,15 +32,9 @@ impl View {
     pub fn new(tree: Arc<Tree>, subpath: Option<&str>, reference: &str) -> Result<Self> {
         let top = match subpath {
             None => Ino::ROOT,
-            Some(typed) => {
-                let path = RelPath::parse(typed.as_bytes()).map_err(|error| {
-                    Error::new(
-                        ErrorKind::Usage,
-                        format!("bad subPath: {error}; expected a path relative to the artifact's root"),
-                    )
-                })?;
-                tree.walk(&path).map_err(|missing| describe(&tree, typed, &missing, reference))?
-            }
+            Some(typed) => tree
+                .walk(&subpath_of(typed)?)
+                .map_err(|missing| describe(&tree, typed, &missing, reference))?,
         };
         let (mut files, mut total_bytes) = (0, 0_u64);
         for file in tree.files_below(top) {
@@ -116,9 +110,25 @@ impl View {
         (ino != self.top && self.tree.is_below(self.top, ino)).then_some(ino)
     }
 
+    /// The view's number for what the tree has as `ino`.
+    pub(super) fn number_of(&self, ino: Ino) -> Ino {
+        self.as_shown(ino)
+    }
+
     fn as_shown(&self, ino: Ino) -> Ino {
         if ino == self.top { Ino::ROOT } else { ino }
     }
+}
+
+/// The path of a subPath as typed.
+///
+/// # Errors
+/// `Usage` for one that is empty, absolute or has `..` or NUL in it.
+pub(super) fn subpath_of(typed: &str) -> Result<RelPath> {
+    RelPath::parse(typed.as_bytes()).map_err(|error| {
+        let why = format!("bad subPath: {error}; expected a path relative to the artifact's root");
+        Error::new(ErrorKind::Usage, why)
+    })
 }
 
 fn describe(tree: &Tree, typed: &str, missing: &Missing, reference: &str) -> Error {

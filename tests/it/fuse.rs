@@ -1,7 +1,9 @@
 //! Real mounts of a filesystem whose content is in memory.
 
+mod archive;
 mod content;
 mod fixture;
+mod growing;
 mod mounting;
 mod reading;
 mod users;

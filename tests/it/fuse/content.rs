@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use refmount::base::{Algorithm, Digest, Error, ErrorKind, Result};
 use refmount::content::{DirectFile, Standing};
 use refmount::fs::FileContent;
-use refmount::layer::FileBody;
+use refmount::layer::{Extent, Extents, FileBody};
 use tokio::sync::watch;
 
 use super::fixture::until;
@@ -116,12 +116,30 @@ impl MemoryContent {
         *self.layers[layer].behaviour.lock().unwrap()
     }
 
-    fn bytes(&self, layer: usize, range: &Range<u64>) -> Vec<u8> {
+    /// A range of a file: its layer's bytes are the stream.
+    fn bytes(&self, file: &FileBody, range: &Range<u64>) -> Vec<u8> {
         assert!(!range.is_empty(), "an empty range needs no content");
-        self.layers[layer].reads.fetch_add(1, Ordering::SeqCst);
-        let bytes = self.layers[layer].bytes.lock().unwrap();
-        let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
-        bytes.get(range).expect("a range within the file").to_vec()
+        assert!(range.end <= file.size, "a range within the file");
+        let layer = &self.layers[file.layer];
+        layer.reads.fetch_add(1, Ordering::SeqCst);
+        let stream = layer.bytes.lock().unwrap();
+        let extents: Arc<[Extent]> = match &file.extents {
+            Extents::Sparse(extents) => Arc::clone(extents),
+            Extents::Contiguous { stream_offset } => {
+                [Extent { file_offset: 0, stream_offset: *stream_offset, length: file.size }].into()
+            }
+        };
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        for extent in extents.iter() {
+            let from = range.start.max(extent.file_offset);
+            let to = range.end.min(extent.file_offset + extent.length);
+            if from < to {
+                let at = (extent.stream_offset + from - extent.file_offset) as usize;
+                let (start, end) = ((from - range.start) as usize, (to - range.start) as usize);
+                bytes[start..end].copy_from_slice(&stream[at..at + (end - start)]);
+            }
+        }
+        bytes
     }
 }
 
@@ -138,7 +156,7 @@ impl FileContent for MemoryContent {
             _ => return Ok(false),
         }
         buffer.clear();
-        buffer.extend(self.bytes(layer, &range));
+        buffer.extend(self.bytes(file, &range));
         Ok(true)
     }
 
@@ -157,7 +175,7 @@ impl FileContent for MemoryContent {
             | Behaviour::Direct
             | Behaviour::MaybeDirect => {}
         }
-        Ok(self.bytes(layer, &range))
+        Ok(self.bytes(file, &range))
     }
 
     fn opened(self: Arc<Self>, file: &FileBody) {

@@ -11,7 +11,7 @@ use refmount::base::{Algorithm, Digest, Result, clock};
 use refmount::fs::{FileContent, Filesystem, Identity};
 use refmount::fuse::{FuseMount, MountSpec};
 use refmount::layer::{Entry, EntryKind, LayerIndex, Timestamp};
-use refmount::tree::{LayerRole, Tree, TreeLayer, View};
+use refmount::tree::{LayerRole, Shown, Tree, TreeLayer, View};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -60,9 +60,22 @@ impl Fixture {
             false => std::fs::create_dir(&target).unwrap(),
         }
         let (filesystem, content, files) = filesystem(options);
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = runtime();
         let mount = start(filesystem, &target, options.allow_other, &runtime).unwrap();
+        Self { mount: Some(mount), content, files, runtime, target, _directory: directory }
+    }
+
+    /// A mount of `shown`, whose only layer has the stream `stream`.
+    pub(super) fn of(shown: impl Into<Shown>, stream: Vec<u8>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("mount point");
+        std::fs::create_dir(&target).unwrap();
+        let files = vec![stream];
+        let content = Arc::new(MemoryContent::new(&files));
+        let shared: Arc<dyn FileContent> = Arc::<MemoryContent>::clone(&content);
+        let filesystem = Arc::new(Filesystem::new(shown, shared, identity()));
+        let runtime = runtime();
+        let mount = start(filesystem, &target, false, &runtime).unwrap();
         Self { mount: Some(mount), content, files, runtime, target, _directory: directory }
     }
 
@@ -129,17 +142,24 @@ pub(super) fn filesystem(options: Options<'_>) -> (Arc<Filesystem>, Arc<MemoryCo
         .chain((0..options.many).map(|number| link(&format!("many/{number:06}"), "x")));
     layers.extend(links.map(|link| file(&content.layers[0].digest, link)));
     let tree = Arc::new(Tree::build(&layers).unwrap());
-    let identity = Identity {
+    let shared: Arc<dyn FileContent> = Arc::<MemoryContent>::clone(&content);
+    let view = View::new(tree, options.subpath, REFERENCE).unwrap();
+    (Arc::new(Filesystem::new(view, shared, identity())), content, files)
+}
+
+fn identity() -> Identity {
+    Identity {
         reference: REFERENCE.to_owned(),
         digest: Digest::of(Algorithm::Sha256, b"manifest"),
         owner: Some("/run/refmount/owner.sock".into()),
-    };
-    let shared: Arc<dyn FileContent> = Arc::<MemoryContent>::clone(&content);
-    let view = View::new(tree, options.subpath, REFERENCE).unwrap();
-    (Arc::new(Filesystem::new(view, shared, identity)), content, files)
+    }
 }
 
-fn random_bytes(seed: u64, length: usize) -> Vec<u8> {
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+pub(super) fn random_bytes(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut bytes);
     bytes

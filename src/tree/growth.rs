@@ -1,0 +1,316 @@
+//! A tree that is shown while layers are read for the first time: what has been found so far is there, what is not
+//! known yet has to be waited for.
+//!
+//! Only what no later entry can change is shown: in each directory of layers, the topmost layer that is still being
+//! read, as far as it is read, and the known layers above it. That a name is absent, and what all a directory
+//! holds, is known at the end alone. Of an image nothing is shown below a directory that no entry has described yet,
+//! as it may be a link of a layer below.
+//!
+//! Inodes have numbers of their own meanwhile, by order of appearance. At the end those that were given out are
+//! mapped by path to the tree's, and stay in use for them. One whose path turned out to be another file (a later
+//! entry of the same archive replaced it) keeps its number and its bytes for whoever has it open, and the path has
+//! another number: no number ever stands for two files, and no file that is reached by a path for two numbers.
+
+mod cover;
+mod nodes;
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::base::{Digest, Error, RelPath, Result};
+use crate::layer::{Entry, EntryRef, FileBody, LayerIndex};
+
+use super::{Ino, Inode, InodeKind, LayerRole, Tree};
+use nodes::Nodes;
+
+/// The first of the numbers that are given out while the tree grows. No tree has as many inodes.
+const INO_MIN: u64 = 1 << 62;
+
+/// A layer of a tree that grows.
+#[derive(Clone, Debug)]
+pub struct GrowthLayer {
+    /// The layer's blob.
+    pub digest: Digest,
+    /// The directory that its files stand in; none for the root.
+    pub directory: Option<RelPath>,
+    /// By which rule it covers the layers below.
+    pub role: LayerRole,
+    /// What it holds; none while it is being read.
+    pub known: Option<Arc<LayerIndex>>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub enum Unknown {
+    /// It is not known yet; another try is worth it whenever [`Growth::progress_made`] changes.
+    NotYet,
+    /// It will never be known.
+    Failed(Error),
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Growth {
+    state: Mutex<State>,
+    grown: OnceLock<Grown>,
+    progress: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct State {
+    layers: Vec<Layer>,
+    nodes: Nodes,
+    failed: Option<Error>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    of: GrowthLayer,
+    /// Whether each of its entries stands where its path says, whatever the layers below hold.
+    is_literal: bool,
+    /// Whether all that it has is among the nodes.
+    is_shown: bool,
+}
+
+/// What a growth came to: the tree, and the numbers that were given out before.
+#[derive(Debug)]
+pub(super) struct Grown {
+    pub(super) tree: Arc<Tree>,
+    given: HashMap<Ino, Given>,
+    /// The number given out for an inode of the tree.
+    numbers: HashMap<Ino, Ino>,
+}
+
+/// What a number that was given out stands for at the end.
+#[derive(Clone, Debug)]
+pub(super) enum Given {
+    /// An inode of the tree.
+    Kept(Ino),
+    /// What no path leads to any more.
+    Gone(Arc<Inode>),
+}
+
+impl Grown {
+    pub(super) fn given(&self, ino: Ino) -> Option<&Given> {
+        self.given.get(&ino)
+    }
+
+    /// The number under which the tree's inode `ino` is shown.
+    pub(super) fn number(&self, ino: Ino) -> Ino {
+        self.numbers.get(&ino).copied().unwrap_or(ino)
+    }
+}
+
+impl Growth {
+    /// The tree of `layers`, lowest first, of which those without an index are being read.
+    #[must_use]
+    pub fn new(layers: Vec<GrowthLayer>) -> Self {
+        let layers = layers.into_iter().map(|of| Layer { of, is_literal: false, is_shown: false }).collect();
+        let mut state = State { layers, nodes: Nodes::new(), failed: None };
+        state.show_known();
+        Self { state: Mutex::new(state), grown: OnceLock::new(), progress: watch::Sender::new(0) }
+    }
+
+    /// Takes the next entry of the layer in place `layer`, in the order of its stream.
+    pub fn push(&self, layer: usize, entry: &Entry) {
+        let mut state = self.lock();
+        if state.is_topmost_unknown(layer) {
+            let entry = EntryRef {
+                path: entry.path.as_bytes(),
+                kind: entry.kind.clone(),
+                mode: entry.mode,
+                uid: entry.uid,
+                gid: entry.gid,
+                mtime: entry.mtime,
+                xattrs: entry.xattrs.clone(),
+            };
+            state.show(layer, entry);
+        }
+        drop(state);
+        self.progress();
+    }
+
+    /// Takes the whole of the layer in place `layer`, which has been read to its end.
+    pub fn layer_known(&self, layer: usize, index: Arc<LayerIndex>) {
+        let mut state = self.lock();
+        if let Some(layer) = state.layers.get_mut(layer) {
+            layer.of.known = Some(index);
+        }
+        state.show_known();
+        drop(state);
+        self.progress();
+    }
+
+    /// Says that reading goes on, though no entry came: those who wait have reason to.
+    pub fn progress(&self) {
+        self.progress.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Ends the growth, with the tree of all layers or with the reason why there is none. What is known stays
+    /// known then, and what is not stays unknown. Only the first call counts.
+    pub fn finish(&self, result: Result<Arc<Tree>>) {
+        let mut state = self.lock();
+        if self.grown.get().is_none() && state.failed.is_none() {
+            match result {
+                // The lock is held, so that no number is given out that the end does not know of.
+                Ok(tree) => drop(self.grown.set(std::mem::take(&mut state.nodes).into_grown(tree))),
+                Err(error) => state.failed = Some(error),
+            }
+        }
+        drop(state);
+        self.progress();
+    }
+
+    /// Changes with every entry, and whenever reading goes on.
+    #[must_use]
+    pub fn progress_made(&self) -> watch::Receiver<u64> {
+        self.progress.subscribe()
+    }
+
+    pub(super) fn grown(&self) -> Option<&Grown> {
+        self.grown.get()
+    }
+
+    /// Runs `look` on what has been found so far; none once the growth has ended with a tree.
+    fn while_growing<T>(&self, look: impl FnOnce(&mut State) -> T) -> Option<T> {
+        let mut state = self.lock();
+        match self.grown.get() {
+            Some(_) => None,
+            None => Some(look(&mut state)),
+        }
+    }
+
+    /// The inode with the number `ino`, of a view whose root is the node `top`; none once there is a tree.
+    pub(super) fn inode(&self, top: u32, ino: Ino) -> Option<Option<Arc<Inode>>> {
+        self.while_growing(|state| Some(Arc::clone(&state.nodes.get(index(top, ino)?)?.inode)))
+    }
+
+    /// What `name` in the directory `parent` leads to. None once there is a tree.
+    pub(super) fn lookup(&self, top: u32, parent: Ino, name: &OsStr) -> Option<Result<Ino, Unknown>> {
+        self.while_growing(|state| {
+            let found = index(top, parent).and_then(|parent| state.nodes.child(parent, name.as_bytes()));
+            match found {
+                Some(found) => {
+                    state.nodes.give(found);
+                    Ok(number(top, found))
+                }
+                None => Err(state.unknown()),
+            }
+        })
+    }
+
+    /// Why something is not known. None once there is a tree.
+    pub(super) fn unknown(&self) -> Option<Unknown> {
+        self.while_growing(|state| state.unknown())
+    }
+
+    /// The node at `path`, if all of the way there is known to be directories. None once there is a tree.
+    pub(super) fn find(&self, path: &RelPath) -> Option<Result<u32, Unknown>> {
+        self.while_growing(|state| {
+            let mut at = nodes::ROOT;
+            for name in path.components() {
+                match state.nodes.child(at, name.as_bytes()) {
+                    Some(child) => at = child,
+                    None => return Err(state.unknown()),
+                }
+            }
+            let is_link = matches!(state.nodes.get(at), Some(node) if matches!(node.inode.kind, InodeKind::Symlink { .. }));
+            match is_link {
+                true => Err(state.unknown()),
+                false => Ok(at),
+            }
+        })
+    }
+
+    /// The path of `ino` from the view's root. None once there is a tree.
+    pub(super) fn path_of(&self, top: u32, ino: Ino) -> Option<Vec<u8>> {
+        self.while_growing(|state| {
+            index(top, ino).map(|index| state.nodes.path(top, index)).unwrap_or_default()
+        })
+    }
+
+    /// How many files have been found so far, and their bytes. None once there is a tree.
+    pub(super) fn totals(&self) -> Option<(u64, u64)> {
+        self.while_growing(|state| state.nodes.totals())
+    }
+
+    /// The files found so far whose bytes `layer` holds. None once there is a tree.
+    pub(super) fn inodes_of(&self, top: u32, layer: usize) -> Option<Vec<Ino>> {
+        let is_of = |body: &FileBody| body.layer == layer;
+        self.while_growing(|state| {
+            state.nodes.files().filter(|(_, body)| is_of(body)).map(|(index, _)| number(top, index)).collect()
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn unknown(&self) -> Unknown {
+        self.failed.clone().map_or(Unknown::NotYet, Unknown::Failed)
+    }
+
+    /// The layers above `layer` that stand in the same directory.
+    fn above(&self, layer: usize) -> impl Iterator<Item = &Layer> {
+        let directory = self.layers.get(layer).map(|layer| &layer.of.directory);
+        let above = self.layers.get(layer.saturating_add(1)..).unwrap_or_default();
+        above.iter().filter(move |other| Some(&other.of.directory) == directory)
+    }
+
+    /// Whether all layers above `layer` are known, and what they leave of it too.
+    fn is_topmost_unknown(&self, layer: usize) -> bool {
+        self.above(layer).all(|above| above.of.known.is_some() && above.is_literal)
+    }
+
+    /// Shows what is in layers that have become known.
+    fn show_known(&mut self) {
+        for number in (0..self.layers.len()).rev() {
+            if self.layers[number].is_shown || !self.is_topmost_unknown(number) {
+                continue;
+            }
+            let layer = &mut self.layers[number];
+            let Some(index) = layer.of.known.clone() else { continue };
+            layer.is_shown = true;
+            layer.is_literal = cover::is_literal(&index, layer.of.role);
+            for at in 0..index.len() {
+                self.show(number, index.entry(at));
+            }
+        }
+    }
+
+    fn show(&mut self, number: usize, entry: EntryRef<'_>) {
+        let Some(layer) = self.layers.get(number) else { return };
+        let is_covered = self.above(number).any(|above| {
+            above.of.known.as_ref().is_some_and(|index| cover::covers(index, above.of.role, entry.path))
+        });
+        if !is_covered {
+            self.nodes.add(layer.of.directory.as_ref(), layer.of.role, number, entry);
+        }
+    }
+}
+
+/// The node that the number `ino` stands for in a view of `top`.
+fn index(top: u32, ino: Ino) -> Option<u32> {
+    match ino {
+        Ino::ROOT => Some(top),
+        Ino(number) => u32::try_from(number.checked_sub(INO_MIN)?).ok(),
+    }
+}
+
+fn number(top: u32, index: u32) -> Ino {
+    if index == top { Ino::ROOT } else { number_in_tree(index) }
+}
+
+/// The number of a node wherever the view's root is.
+fn number_in_tree(index: u32) -> Ino {
+    Ino(INO_MIN + u64::from(index))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! The composition root of one mount: from a request to a tree that can be read, and back.
 
 mod assembly;
+mod growing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::artifact::{self, Artifact};
 use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
@@ -16,10 +17,13 @@ use crate::cache::Cache;
 use crate::content::{Content, ContentSettings, Standing};
 use crate::fs::{Filesystem, Identity};
 use crate::fuse::{FuseMount, MountSpec};
-use crate::indexing::Layers;
+use crate::indexing::{Layers, Stage};
+use crate::layer::FileBody;
 use crate::oci::{SourceRef, WantedPlatform};
 use crate::registry::SourceOptions;
-use crate::tree::{Ino, View};
+use crate::tree::{Ino, Shown, View};
+
+use assembly::Part;
 
 pub use assembly::Assembly;
 
@@ -104,6 +108,10 @@ pub struct MountStatus {
     pub rejected_chunks: u64,
     /// Why reads go on without the cache, if they do.
     pub degraded: Option<String>,
+    /// Layers that are being read for the first time, so that more files may come.
+    pub layers_reading: u64,
+    /// Why a layer cannot be read, if one cannot: what was not found in time fails then.
+    pub failed: Option<String>,
     /// The files of the view.
     pub files: Vec<FileStatus>,
 }
@@ -131,7 +139,9 @@ pub struct Mounted {
     filesystem: Arc<Filesystem>,
     content: Arc<Content>,
     cache: Arc<Cache>,
-    prefetch: Option<JoinHandle<()>>,
+    parts: Vec<Part>,
+    /// What goes on in the background as long as the mount is there.
+    tasks: Vec<AbortHandle>,
 }
 
 impl Mounted {
@@ -149,9 +159,9 @@ impl Mounted {
         let settings = content_settings(request);
         let in_reference = || format!("cannot mount {}", artifact.reference);
         let assembly = Assembly::open(&artifact, &source, layers, settings).await.context(in_reference)?;
-        assembly.settled().await.context(in_reference)?;
-        let view = view(&artifact, &assembly, request.subpath.as_deref())?;
+        let (view, growing) = show(&artifact, &assembly, request).await.context(in_reference)?;
         let summary = summary(&artifact, &assembly, &view, request);
+        let parts = assembly.parts().to_vec();
         let content = Arc::new(assembly.into_content(settings));
         let identity = Identity {
             reference: summary.reference.clone(),
@@ -186,10 +196,12 @@ impl Mounted {
             bytes = summary.total_bytes,
             "mounted"
         );
-        let prefetch =
-            (request.prefetch == PrefetchPolicy::All).then(|| spawn_prefetch(&filesystem, &content, cache));
+        let mut tasks: Vec<AbortHandle> = growing.iter().map(JoinHandle::abort_handle).collect();
+        if request.prefetch == PrefetchPolicy::All {
+            tasks.push(spawn_prefetch(&filesystem, &content, cache, growing).abort_handle());
+        }
         let cache = Arc::clone(cache);
-        Ok(Arc::new(Self { summary, mount, filesystem, content, cache, prefetch }))
+        Ok(Arc::new(Self { summary, mount, filesystem, content, cache, parts, tasks }))
     }
 
     /// What was mounted where.
@@ -218,8 +230,20 @@ impl Mounted {
             cached_bytes: files.iter().map(|file| file.cached_bytes).sum(),
             rejected_chunks: self.content.rejected_chunks(),
             degraded: self.cache.degraded(),
+            layers_reading: self
+                .stages()
+                .filter(|stage| matches!(stage, Stage::Opening | Stage::Reading))
+                .count() as u64,
+            failed: self.stages().find_map(|stage| match stage {
+                Stage::Failed(error) => Some(error.chain()),
+                _ => None,
+            }),
             files,
         }
+    }
+
+    fn stages(&self) -> impl Iterator<Item = Stage> {
+        self.parts.iter().filter_map(|part| part.archive.as_ref()).map(|layer| layer.stage().borrow().clone())
     }
 
     /// The path of a file below the mount point; of the one file that a view of a single file is, its name.
@@ -248,9 +272,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if let Some(prefetch) = &self.prefetch {
-            prefetch.abort();
-        }
+        self.tasks.iter().for_each(AbortHandle::abort);
         tracing::info!(
             reference = self.summary.reference,
             mountpoint = %self.summary.mountpoint.display(),
@@ -260,14 +282,25 @@ impl Drop for Mounted {
     }
 }
 
-fn view(artifact: &Artifact, assembly: &Assembly, subpath: Option<&str>) -> Result<View> {
+/// What is shown of the layers, and the task that goes on to complete it if it is not.
+async fn show(
+    artifact: &Artifact,
+    assembly: &Assembly,
+    request: &MountRequest,
+) -> Result<(Shown, Option<JoinHandle<()>>)> {
     let reference = artifact.reference.to_string();
-    let tree = assembly.tree().context(|| format!("cannot mount {reference}"))?;
-    let tree = tree.ok_or_else(|| Error::new(ErrorKind::Io, "a layer is not known yet"))?;
-    View::new(Arc::new(tree), subpath, &reference)
+    let subpath = request.subpath.as_deref();
+    if let Ok(settled) = tokio::time::timeout(growing::GRACE, assembly.settled()).await {
+        settled?;
+        if let Some(tree) = assembly.tree()? {
+            return Ok((View::new(Arc::new(tree), subpath, &reference)?.into(), None));
+        }
+    }
+    let (view, task) = growing::grow(assembly, subpath, &reference, request.read_timeout).await?;
+    Ok((view.into(), Some(task)))
 }
 
-fn summary(artifact: &Artifact, assembly: &Assembly, view: &View, request: &MountRequest) -> MountSummary {
+fn summary(artifact: &Artifact, assembly: &Assembly, view: &Shown, request: &MountRequest) -> MountSummary {
     let of_layers = artifact.layers.iter().flat_map(|layer| &layer.warnings);
     MountSummary {
         reference: artifact.reference.to_string(),
@@ -328,7 +361,29 @@ fn content_settings(request: &MountRequest) -> ContentSettings {
 
 /// Fetches the files of the view, in the order of their paths, behind whatever readers want. What the cache has
 /// no room for beside the others is left out: fetched too, it would only drive those out again.
-fn spawn_prefetch(filesystem: &Arc<Filesystem>, content: &Arc<Content>, cache: &Cache) -> JoinHandle<()> {
+fn spawn_prefetch(
+    filesystem: &Arc<Filesystem>,
+    content: &Arc<Content>,
+    cache: &Arc<Cache>,
+    growing: Option<JoinHandle<()>>,
+) -> JoinHandle<()> {
+    let (filesystem, content, cache) = (Arc::clone(filesystem), Arc::clone(content), Arc::clone(cache));
+    tokio::spawn(async move {
+        if let Some(growing) = growing {
+            // Broken off or not: what there is of the tree is there then.
+            let _ = growing.await;
+        }
+        for file in files_that_fit(&filesystem, &cache) {
+            // One that fails is no reason to go without the others.
+            if let Err(error) = content.fill(&file).await {
+                tracing::warn!(digest = %content.digest(file.layer), error = error.chain(), "not prefetched");
+            }
+        }
+    })
+}
+
+/// The files of the view that the cache has room for at once, in the order of their paths.
+fn files_that_fit(filesystem: &Filesystem, cache: &Cache) -> Vec<FileBody> {
     let mut room = cache.bytes_max();
     let (mut files, mut left_out) = (Vec::new(), 0_u64);
     for file in filesystem.view().files() {
@@ -343,13 +398,5 @@ fn spawn_prefetch(filesystem: &Arc<Filesystem>, content: &Arc<Content>, cache: &
     if left_out > 0 {
         tracing::warn!("{left_out} files are not prefetched; they do not fit into the cache with the others");
     }
-    let content = content.clone();
-    tokio::spawn(async move {
-        for file in files {
-            // One that fails is no reason to go without the others.
-            if let Err(error) = content.fill(&file).await {
-                tracing::warn!(digest = %content.digest(file.layer), error = error.chain(), "not prefetched");
-            }
-        }
-    })
+    files
 }

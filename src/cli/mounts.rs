@@ -236,6 +236,8 @@ mod tests {
             cached_bytes: 5,
             rejected_chunks: 0,
             degraded: None,
+            layers_reading: 0,
+            failed: None,
             files: vec![FileStatus {
                 path: "a\u{1b}b".into(),
                 size: 10,

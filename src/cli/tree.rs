@@ -204,7 +204,7 @@ mod tests {
             gid: 7,
             mtime: Timestamp { seconds: 1_700_000_000, nanoseconds: 5 },
             nlink: 1,
-            xattrs: None,
+            xattrs: Box::default(),
         }
     }
 

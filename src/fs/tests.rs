@@ -98,7 +98,7 @@ fn memory(cold: &[usize]) -> Memory {
 }
 
 fn layer(digest: &Digest, entry: Entry) -> TreeLayer {
-    let index = LayerIndex::of_raw_file(digest, 0, entry).unwrap();
+    let index = LayerIndex::of_raw_file(digest, 1 << 20, entry).unwrap();
     TreeLayer { index: Arc::new(index), directory: None, role: LayerRole::File }
 }
 

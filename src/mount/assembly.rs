@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::artifact::{Artifact, ArtifactLayer, Kind, LayerFormat};
 use crate::base::{Digest, Error, ErrorKind, Result};
 use crate::content::{Content, ContentSettings, LayerContent};
-use crate::indexing::{Expected, Layer, LayerSpec, Layers, OwnIndex, Stage};
+use crate::indexing::{Expected, Layer, LayerSpec, Layers, OwnIndex, Stage, Watcher};
 use crate::layer::toc::ztoc;
 use crate::layer::{Entry, EntryKind, LayerIndex};
 use crate::oci::{Descriptor, Document};
@@ -43,11 +43,7 @@ impl Part {
     /// # Errors
     /// What the layer cannot be read with.
     pub(super) fn tree_layer(&self) -> Result<Option<TreeLayer>> {
-        let role = match (self.layer.is_rootfs, self.layer.format, &self.file) {
-            (true, ..) => LayerRole::Rootfs,
-            (false, LayerFormat::Archive, None) => LayerRole::Archive,
-            _ => LayerRole::File,
-        };
+        let role = self.role();
         let index = match (&self.file, &self.archive) {
             (Some(index), _) => Arc::clone(index),
             (None, Some(layer)) => match &*layer.stage().borrow() {
@@ -62,6 +58,27 @@ impl Part {
             (None, None) => return Ok(None),
         };
         Ok(Some(TreeLayer { index, directory: self.layer.directory.clone(), role }))
+    }
+
+    /// By which rule it covers the layers below.
+    pub(super) fn role(&self) -> LayerRole {
+        match (self.layer.is_rootfs, self.layer.format, &self.file) {
+            (true, ..) => LayerRole::Rootfs,
+            (false, LayerFormat::Archive, None) => LayerRole::Archive,
+            _ => LayerRole::File,
+        }
+    }
+
+    /// Whether the entries that its first reading finds are those of the tree.
+    pub(super) fn names_entries(&self) -> bool {
+        self.file.is_none() && self.layer.format == LayerFormat::Archive
+    }
+
+    /// Waits until it is known, or known not to be.
+    pub(super) async fn settled(&self) {
+        if let Some(layer) = &self.archive {
+            layer.settled().await;
+        }
     }
 
     fn no_archive(&self, why: &str) -> Error {
@@ -173,10 +190,8 @@ impl Assembly {
     /// What the first one cannot be read with, in their order.
     pub async fn settled(&self) -> Result<()> {
         for part in &self.parts {
-            if let Some(archive) = &part.archive {
-                archive.settled().await;
-                part.tree_layer()?;
-            }
+            part.settled().await;
+            part.tree_layer()?;
         }
         Ok(())
     }
@@ -186,15 +201,23 @@ impl Assembly {
     /// # Errors
     /// Those of [`Tree::build`]; what a layer cannot be read with.
     pub fn tree(&self) -> Result<Option<Tree>> {
-        tree(&self.parts)
+        let mut known = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
+            let Some(layer) = part.tree_layer()? else { return Ok(None) };
+            known.push(layer);
+        }
+        Tree::build(&known).map(Some)
     }
 
     pub(super) fn parts(&self) -> &[Part] {
         &self.parts
     }
 
-    pub(super) fn layer_content(&self) -> &[LayerContent] {
-        &self.content
+    /// Has `watcher` told the entries of the layer in place `at` while it is being read.
+    pub(super) fn watch(&self, at: usize, watcher: Watcher) {
+        if let LayerContent::Parts(lease) = &self.content[at] {
+            lease.watch(watcher);
+        }
     }
 
     /// What may surprise about the layers, beyond what the manifest tells.
@@ -258,16 +281,6 @@ async fn ztocs(
         }
     }
     ztocs
-}
-
-/// The tree of `parts`; none while one of them is being read.
-pub(super) fn tree(parts: &[Part]) -> Result<Option<Tree>> {
-    let mut known = Vec::with_capacity(parts.len());
-    for part in parts {
-        let Some(layer) = part.tree_layer()? else { return Ok(None) };
-        known.push(layer);
-    }
-    Tree::build(&known).map(Some)
 }
 
 fn as_file(

@@ -34,6 +34,8 @@ fn parts(entries: Vec<Entry>, root: Option<RootAttributes>) -> IndexParts {
         entries,
         members: Vec::new(),
         warnings: Vec::new(),
+        carried: None,
+        trusted: true,
     }
 }
 

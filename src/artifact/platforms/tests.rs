@@ -66,7 +66,7 @@ impl Documents {
     /// The paths of all files when everything is shown.
     async fn paths(&self) -> Vec<String> {
         let artifact = self.load("all").await.unwrap_or_else(|error| panic!("{}", error.chain()));
-        let path = |layer: &ArtifactLayer| match &layer.directory {
+        let path = |layer: &crate::artifact::ArtifactLayer| match &layer.directory {
             Some(directory) => format!("{directory}/{}", layer.file.path),
             None => layer.file.path.to_string(),
         };

@@ -73,6 +73,8 @@ impl Mount for DoubleMount {
             cached_bytes: 0,
             rejected_chunks: 0,
             degraded: None,
+            layers_reading: 0,
+            failed: None,
             files: Vec::new(),
         }
     }

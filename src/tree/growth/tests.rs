@@ -40,14 +40,16 @@ fn digest(entries: &[Entry]) -> Digest {
 fn index_of(entries: &[Entry]) -> Arc<LayerIndex> {
     let parts = IndexParts {
         layer: digest(entries),
-        blob_bytes: 1,
-        stream_bytes: 1,
+        blob_bytes: 1 << 40,
+        stream_bytes: 1 << 40,
         diff_id: None,
         stream: LayerStream::Plain,
         root: None,
         entries: entries.to_vec(),
         members: Vec::new(),
         warnings: Vec::new(),
+        carried: None,
+        trusted: true,
     };
     Arc::new(LayerIndex::new(parts).unwrap())
 }

@@ -104,7 +104,7 @@ fn attributes_come_whole() {
         entry("b", EntryKind::BlockDevice { major: 8, minor: 0 }),
         entry("p", EntryKind::Fifo),
         entry("s", EntryKind::File { size: 99, extents: extents.clone() }),
-        Entry { mode: 0o104_755, ..file("setuid", 1) },
+        Entry { mode: 0o4_755, ..file("setuid", 1) },
     ];
     let root = RootAttributes {
         mode: 0o1777,

@@ -40,6 +40,8 @@ pub(super) fn layer(entries: Vec<Entry>, root: Option<RootAttributes>, role: Lay
         entries,
         members: Vec::new(),
         warnings: Vec::new(),
+        carried: None,
+        trusted: true,
     };
     TreeLayer { index: Arc::new(LayerIndex::new(parts).unwrap()), directory: None, role }
 }

@@ -126,7 +126,7 @@ pub(super) fn filesystem(options: Options<'_>) -> (Arc<Filesystem>, Arc<MemoryCo
     let link =
         |path: &str, target: &str| entry(path, EntryKind::Symlink { target: target.as_bytes().into() });
     let file = |digest: &Digest, entry: Entry| {
-        let index = LayerIndex::of_raw_file(digest, 0, entry).unwrap();
+        let index = LayerIndex::of_raw_file(digest, 1 << 40, entry).unwrap();
         TreeLayer { index: Arc::new(index), directory: None, role: LayerRole::File }
     };
     let mut layers: Vec<TreeLayer> = PATHS

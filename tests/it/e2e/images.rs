@@ -178,7 +178,7 @@ fn a_layer_in_the_dialect_of_gnu_tar() {
     end(&workplace);
 }
 
-/// Nothing but small reads: a listing with all attributes reads no file.
+/// Once the tree is there, all that a listing asks for is.
 #[test]
 fn a_listing_of_an_indexed_image_fetches_nothing() {
     let place = copied("gzip", "images/listed", &[]);
@@ -198,8 +198,9 @@ fn a_listing_of_an_indexed_image_fetches_nothing() {
 #[test]
 fn the_comparison_finds_every_kind_of_difference() {
     let workplace = Workplace::new();
-    let script = include_str!("compare_trees_mutations.sh");
-    for (field, change) in script.lines().filter_map(|line| line.split_once(": ")) {
+    // Field by field, what to do to one of two trees that are the same.
+    let differences = include_str!("differences.txt");
+    for (field, change) in differences.lines().filter_map(|line| line.split_once(": ")) {
         let (left, right) =
             (workplace.path(&format!("{field}-left")), workplace.path(&format!("{field}-right")));
         let run = |text: &str, place: &Path| {

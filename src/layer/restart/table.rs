@@ -168,10 +168,12 @@ impl RestartTable {
             }
             before = Some(record);
         }
-        if before.is_none() {
-            return Err("no point at the start");
+        // The last window reaches to the end, and without one there is nothing behind the records.
+        match before {
+            None => Err("no point at the start"),
+            Some(last) if last.window_follows(windows_bytes) => Ok(()),
+            Some(_) => Err("windows that no point has"),
         }
-        Ok(())
     }
 
     fn records(&self) -> &[[u8; RECORD_BYTES]] {
@@ -329,13 +331,17 @@ impl<'a> Record<'a> {
     }
 
     fn precedes(&self, next: &Self) -> bool {
-        let window_follows = match self.kind() {
-            FRAME_START => self.window_start() == next.window_start(),
-            _ => self.window_start() < next.window_start(),
-        };
         self.stream_offset() < next.stream_offset()
             && self.compressed_offset() < next.compressed_offset()
-            && window_follows
+            && self.window_follows(next.window_start())
+    }
+
+    /// Whether its window, if it has one, is what lies between its start and `end`.
+    fn window_follows(&self, end: u64) -> bool {
+        match self.kind() {
+            FRAME_START => self.window_start() == end,
+            _ => self.window_start() < end,
+        }
     }
 
     fn check(&self, codec: Codec) -> Result<(), &'static str> {

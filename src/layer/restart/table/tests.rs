@@ -108,6 +108,20 @@ fn a_table_that_is_cut_short_or_says_something_else_is_refused() {
 }
 
 #[test]
+fn windows_that_no_point_has_are_accepted() {
+    let mut bytes = table(&[frame(0, 0), frame(300, 3000)]).unwrap().bytes().to_vec();
+    bytes[40..48].copy_from_slice(&3_u64.to_le_bytes());
+    bytes.extend_from_slice(b"any");
+    let error = RestartTable::decode(bytes.into()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    // A point between blocks without a window.
+    let points = [frame(0, 0), block(100, 1000, b"window")];
+    let mut bytes = table(&points).unwrap().bytes()[..HEADER_BYTES + 2 * RECORD_BYTES].to_vec();
+    bytes[40..48].fill(0);
+    assert_eq!(RestartTable::decode(bytes.into()).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
 fn a_damaged_window_is_an_error_when_it_is_used() {
     let mut bytes = sample().bytes().to_vec();
     let window = bytes.len() - 10;

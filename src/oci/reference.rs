@@ -11,6 +11,9 @@ use oci_spec::distribution::Reference;
 
 use crate::base::{Digest, Error, ErrorKind, Result};
 
+/// What stands before the colon in references of other tools, to what only those read.
+const OTHER_TRANSPORTS: [&str; 4] = ["docker-archive", "docker-daemon", "containers-storage", "dir"];
+
 /// Where an artifact is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SourceRef {
@@ -114,7 +117,7 @@ impl FromStr for SourceRef {
             }
         }
         if let Some((transport, _)) = text.split_once(':')
-            && matches!(transport, "docker-archive" | "docker-daemon" | "containers-storage" | "dir")
+            && OTHER_TRANSPORTS.contains(&transport)
         {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -159,6 +162,12 @@ impl FromStr for RegistryRef {
         if reference.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err(invalid("a repository's name is lower case".into()));
         }
+        // The library takes letters of all scripts.
+        if let Some(tag) = reference.tag()
+            && !tag.is_ascii()
+        {
+            return Err(invalid(format!("the tag {tag:?} holds other letters than ASCII's")));
+        }
         let digest = match reference.digest() {
             Some(digest) => Some(digest.parse::<Digest>().map_err(|error| invalid(error.to_string()))?),
             None => None,
@@ -176,7 +185,9 @@ impl FromStr for RegistryRef {
 fn ipv6_host(text: &str) -> Option<(&str, &str)> {
     let (host, rest) = text.split_at(text.find('/')?);
     let (address, port) = host.strip_prefix('[')?.split_once(']')?;
-    let port_fits = port.is_empty() || port.strip_prefix(':')?.parse::<u16>().is_ok();
+    // Rust's numbers may have a sign.
+    let is_number = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let port_fits = port.is_empty() || is_number(port.strip_prefix(':')?);
     (address.parse::<std::net::Ipv6Addr>().is_ok() && port_fits).then_some((host, rest))
 }
 
@@ -212,9 +223,20 @@ impl LayoutRef {
 impl fmt::Display for SourceRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Registry(registry) if registry.looks_like_a_transport() => write!(f, "docker://{registry}"),
             Self::Registry(registry) => registry.fmt(f),
             Self::Layout(layout) => layout.fmt(f),
         }
+    }
+}
+
+impl RegistryRef {
+    /// Whether the host with its port would be taken for a transport: a host may be named `oci` or `dir`.
+    fn looks_like_a_transport(&self) -> bool {
+        let own = [LayoutContainer::Directory, LayoutContainer::Archive].map(LayoutContainer::transport);
+        self.host
+            .split_once(':')
+            .is_some_and(|(name, _)| own.contains(&name) || OTHER_TRANSPORTS.contains(&name))
     }
 }
 
@@ -277,8 +299,11 @@ mod tests {
             ("docker://ghcr.io/a/b", "ghcr.io/a/b:latest"),
             ("oci://ghcr.io/a/b:1", "ghcr.io/a/b:1"),
             ("[::1]:5000/m:v1", "[::1]:5000/m:v1"),
+            ("docker://oci:5000/m", "docker://oci:5000/m:latest"),
+            ("docker://dir:5000/m", "docker://dir:5000/m:latest"),
         ] {
             assert_eq!(typed.parse::<SourceRef>().unwrap().to_string(), meant);
+            assert_eq!(typed.parse::<SourceRef>().unwrap(), meant.parse().unwrap(), "{typed}");
         }
         let pinned = format!("ghcr.io/a/b:1@sha256:{HEX}");
         let parsed: SourceRef = pinned.parse().unwrap();
@@ -315,6 +340,8 @@ mod tests {
             "a/b:",
             "a/b@sha256:12",
             "a/b@md5:00",
+            "a/b:v\u{e9}",
+            "[::1]:+5/a",
             "oci:",
             "oci::tag",
             "oci:/a:",

@@ -8,6 +8,7 @@ mod content;
 mod e2e;
 mod faults;
 mod fuse;
+mod fuzz_corpus;
 mod layers;
 mod model;
 mod owner;

@@ -10,7 +10,7 @@ pub(crate) mod archive;
 mod differential;
 mod hostile;
 mod mutated;
-mod splits;
+pub(crate) mod splits;
 
 /// The same in every run of the suite, so that what fails is what was changed; other seeds are for whoever
 /// looks for more.

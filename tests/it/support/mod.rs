@@ -9,6 +9,7 @@ pub(crate) mod memory_source;
 pub(crate) mod pattern;
 pub(crate) mod producers;
 pub(crate) mod recording_proxy;
+pub(crate) mod seeds;
 pub(crate) mod trace_log;
 pub(crate) mod tree_comparison;
 pub(crate) mod unprivileged;

@@ -11,10 +11,12 @@ use super::archive::{
     Block, LINK, MAGIC, MAJOR, MODE, MTIME, NAME, PREFIX, SIZE, SPARSE, TYPE, UID, archive, entry, file, pax,
 };
 use super::{content, read};
+use crate::support::seeds::keep;
 
 /// Fails unless every archive is refused, naming entry and offset; gives the messages.
 fn refused(archives: &[(&str, Vec<u8>)]) -> Vec<String> {
     let refusal = |(label, bytes): &(&str, Vec<u8>)| {
+        keep("tar", &format!("refused-{label}"), bytes);
         let error = read(bytes, 4096).expect_err(label);
         let chain = error.chain();
         assert!(matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Unsupported), "{label}: {chain}");
@@ -27,6 +29,7 @@ fn refused(archives: &[(&str, Vec<u8>)]) -> Vec<String> {
 }
 
 fn only(bytes: &[u8]) -> TarItem {
+    keep("tar", "one", bytes);
     let (mut items, _) = read(bytes, 512).unwrap_or_else(|error| panic!("{}", error.chain()));
     assert_eq!(items.len(), 1, "{items:?}");
     items.remove(0)
@@ -117,6 +120,7 @@ fn a_size_in_pax_is_passed_over_so_that_content_is_read_as_headers() {
     let size = inner.len().to_string();
     let outer = [pax(b'x', &[("size", &size)]), entry(Block::new("a", b'0', 0), &inner), file("b", b"2")];
     let bytes = archive(&outer);
+    keep("tar", "size-in-pax", &bytes);
     let (items, end) = read(&bytes, 1000).unwrap();
     assert_eq!((items.len(), end), (2, TarEnd::Marked));
     let TarItem::Entry(first) = &items[0] else { panic!("{items:?}") };
@@ -277,6 +281,7 @@ fn a_sparse_map_that_does_not_fit_gives_wrong_bytes() {
     body.resize(512, 0);
     body.extend_from_slice(b"12345");
     let bytes = archive(&[pax(b'x', &records), entry(Block::new("x", b'0', 0), &body), file("after", b"1")]);
+    keep("tar", "sparse-in-pax", &bytes);
     let (items, _) = read(&bytes, 512).unwrap();
     let TarItem::Entry(first) = &items[0] else { panic!("{items:?}") };
     let EntryKind::File { size, extents } = &first.kind else { panic!("{first:?}") };
@@ -314,6 +319,9 @@ fn an_archive_that_ends_wrongly_is_complete() {
     assert_eq!(ends(&[0; 1024]).unwrap(), (0, TarEnd::Marked));
     assert_eq!(ends(&[0; 10240]).unwrap(), (0, TarEnd::Marked));
     assert_eq!(ends(&[]).unwrap(), (0, TarEnd::Unmarked));
+    for length in [0, 100, 512, 1024, 1030, 3000, 3584, 4096, whole.len()] {
+        keep("tar", "ends", &whole[..length]);
+    }
     for length in 0..whole.len() {
         let expected = match length {
             0 => Some(0),

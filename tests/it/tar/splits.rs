@@ -7,7 +7,7 @@ use super::archive::{Block, LINK, archive, entry, file, pax};
 use super::read;
 
 /// An archive with something of everything.
-pub(super) fn sample() -> Vec<u8> {
+pub(crate) fn sample() -> Vec<u8> {
     let long = "long/".repeat(40) + "name";
     let sparse_records = [
         ("GNU.sparse.major", "1"),

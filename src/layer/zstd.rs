@@ -31,6 +31,8 @@ pub struct ZstdDecoder {
     raw: ::zstd::stream::raw::Decoder<'static>,
     stage: Stage,
     position: Position,
+    /// Where in the stream the frame ends that is being decoded, if its header says so.
+    frame_end: Option<u64>,
     /// Whether anything was complete before the place where the decoder stands.
     any_complete: bool,
     /// Where the last point was noted in the stream, if points are noted.
@@ -73,7 +75,8 @@ impl ZstdDecoder {
         let mut raw = ::zstd::stream::raw::Decoder::new()?;
         raw.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))?;
         let stage = Stage::Header(Vec::new());
-        Ok(Self { raw, stage, position, any_complete: false, last_point: None, fresh: Vec::new() })
+        let (last_point, fresh) = (None, Vec::new());
+        Ok(Self { raw, stage, position, frame_end: None, any_complete: false, last_point, fresh })
     }
 
     /// Where it stands.
@@ -213,6 +216,8 @@ impl ZstdDecoder {
                 state: RestartState::FrameStart,
             });
         }
+        // A size beyond 64 bits is never reached.
+        self.frame_end = frame.content_bytes.map(|bytes| stream_offset.saturating_add(bytes));
         self.raw.reinit()?;
         self.stage = Stage::Frame { header, given: 0, more_output: false };
         Ok(())
@@ -248,6 +253,11 @@ impl ZstdDecoder {
             self.end_frame();
         }
         let step = self.moved(Progress { consumed, written })?;
+        // The library does not look at it where the last block is an empty one.
+        if left == 0 && self.frame_end.is_some_and(|end| end != self.position.stream_offset) {
+            let what = "a zstd frame has another size than its header says";
+            return Err(self.position.error(ErrorKind::Invalid, what));
+        }
         Ok(Step { again: step.again || own || left == 0, ..step })
     }
 }

@@ -105,6 +105,21 @@ fn what_is_cut_short_or_followed_by_garbage_is_an_error() {
 }
 
 #[test]
+fn a_frame_of_another_size_than_its_header_says_is_an_error() {
+    // Single segment, one byte of content; an empty block, and an empty last one.
+    let empty = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 1, 0, 0, 0, 1, 0, 0];
+    // Its one byte, stored, and an empty last block.
+    let right = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 1, 8, 0, 0, b'x', 1, 0, 0];
+    for piece in [1, 5, 100] {
+        let error = decode(&empty, piece, 100).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("another size"), "{error}");
+        assert!(decode(&[frame(b"before"), empty.to_vec()].concat(), piece, 100).is_err());
+        assert_eq!(decode(&[right, right].concat(), piece, 100).unwrap().stream, b"xx");
+    }
+}
+
+#[test]
 fn frames_that_take_too_much_memory_or_a_dictionary_are_refused_by_name() {
     let large = filter(&["zstd", "--long=28", "-c"], b"small, but nobody knows").unwrap();
     let error = decode(&large, 1, 100).unwrap_err();

@@ -5,6 +5,7 @@ use refmount::base::{Algorithm, Digest, ErrorKind, RelPath};
 use refmount::layer::{EntryKind, EntryRef, Extents, LayerIndex, LayerStream};
 
 use super::restart_table;
+use super::spans;
 use super::splits::Splits;
 
 /// The layer that all inputs are opened for.
@@ -27,9 +28,14 @@ pub fn check(data: &[u8]) {
     let other = Digest::of(Algorithm::Sha256, b"other");
     assert!(LayerIndex::decode(Bytes::copy_from_slice(data), &other).is_err(), "it is another layer's, too");
     assert_eq!(index.is_empty(), (0..index.len()).next().is_none());
-    let (stream_bytes, _) = (index.stream_bytes(), (index.diff_id(), index.root(), index.warnings()));
+    let stream_bytes = index.stream_bytes();
+    let _ = (index.diff_id(), index.root(), index.warnings(), index.carried(), index.is_trusted());
     match index.stream() {
         LayerStream::Plain => assert_eq!(stream_bytes, index.blob_bytes()),
+        LayerStream::Spans(table) => {
+            assert_eq!((table.blob_bytes(), table.stream_bytes()), (index.blob_bytes(), stream_bytes));
+            spans::check_table(table);
+        }
         LayerStream::Restart(table) => {
             assert_eq!((table.compressed_bytes(), table.stream_bytes()), (index.blob_bytes(), stream_bytes));
             restart_table::check_table(table, &mut Splits::of(data));
@@ -47,7 +53,9 @@ pub fn check(data: &[u8]) {
 fn check_entries(index: &LayerIndex) {
     let rank = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
     let mut before: Option<EntryRef<'_>> = None;
-    for entry in (0..index.len()).map(|at| index.entry(at)) {
+    for at in 0..index.len() {
+        let entry = index.entry(at);
+        assert_eq!((index.path(at), index.find(entry.path)), (entry.path, Some(at)));
         assert_eq!(RelPath::parse(entry.path).unwrap().as_bytes(), entry.path);
         assert!(entry.mode <= 0o7777 && entry.mtime.nanoseconds < 1_000_000_000, "{entry:?}");
         assert!(entry.xattrs.is_sorted_by(|a, b| a.name < b.name), "{entry:?}");
@@ -62,7 +70,7 @@ fn check_entries(index: &LayerIndex) {
 }
 
 /// What a file's extents say is within the file and within the stream.
-fn check_extents(size: u64, extents: &Extents, stream_bytes: u64) {
+pub(crate) fn check_extents(size: u64, extents: &Extents, stream_bytes: u64) {
     match extents {
         Extents::Contiguous { stream_offset } => {
             let end = stream_offset.checked_add(size);

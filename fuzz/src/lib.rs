@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a target fails by panicking")]
 
 mod decoding;
+pub mod estargz;
 pub mod gzip;
 pub mod layer_index;
 pub mod manifest;
@@ -14,15 +15,20 @@ pub mod proof;
 pub mod reference;
 pub mod restart_table;
 pub mod seek_table;
+pub mod spans;
 mod splits;
 pub mod tar;
+mod toc;
 pub mod zstd;
+pub mod zstd_chunked;
+pub mod ztoc;
 
 /// The name of a target, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; each has its seeds in `corpus/NAME`.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 13] = [
+    ("estargz", estargz::check),
     ("gzip", gzip::check),
     ("layer_index", layer_index::check),
     ("manifest", manifest::check),
@@ -30,6 +36,9 @@ pub const TARGETS: [Target; 9] = [
     ("reference", reference::check),
     ("restart_table", restart_table::check),
     ("seek_table", seek_table::check),
+    ("spans", spans::check),
     ("tar", tar::check),
     ("zstd", zstd::check),
+    ("zstd_chunked", zstd_chunked::check),
+    ("ztoc", ztoc::check),
 ];

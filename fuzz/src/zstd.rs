@@ -1,6 +1,9 @@
 //! The zstd decoder: the same stream in any pieces and from any frame, and libzstd's for what is accepted.
 
+use std::io::Read as _;
+
 use refmount::base::ErrorKind;
+use refmount::base::limits::ZSTD_WINDOW_LOG_MAX;
 use refmount::layer::decoder::Decoder;
 use refmount::layer::encoding::Codec;
 use refmount::layer::zstd::ZstdDecoder;
@@ -15,20 +18,36 @@ pub fn check(data: &[u8]) {
     let first = decoding::whole(decoder(), data);
     decoding::check_pieces(&first, decoder(), data, &mut splits);
     decoding::check_points(&first, Codec::Zstd, data, &mut splits);
-    match (first.ending, by_libzstd(data)) {
-        (Ending::Complete, Some(stream)) => assert!(first.stream == stream, "libzstd decodes other bytes"),
-        (Ending::Complete, None) => panic!("libzstd refuses what was accepted"),
-        // A layer of no frame at all is none; windows are only limited where memory is taken for them.
-        (Ending::Failed(kind), Some(_)) => {
-            let may_be_refused = data.is_empty() || kind == ErrorKind::Unsupported;
-            assert!(may_be_refused, "what libzstd accepts was refused: {kind:?}");
+    // Each way of libzstd's looks at something that the other does not: at the size in a frame's header, or at the size
+    // of a repeated byte. What both accept is right.
+    let (at_once, in_pieces) = (at_once(data), in_pieces(data));
+    match first.ending {
+        Ending::Complete => {
+            for stream in [at_once, in_pieces] {
+                let stream = stream.expect("libzstd refuses what was accepted");
+                assert!(first.stream == stream, "libzstd decodes other bytes");
+            }
         }
-        (Ending::Failed(_) | Ending::Unfinished, _) => {}
+        // A layer of no frame at all is none; windows are only limited where memory is taken for them.
+        Ending::Failed(kind) => {
+            let must_be_right = at_once.is_some() && in_pieces.is_some();
+            let may_be_refused = data.is_empty() || kind == ErrorKind::Unsupported;
+            assert!(!must_be_right || may_be_refused, "what libzstd accepts was refused: {kind:?}");
+        }
+        Ending::Unfinished => {}
     }
 }
 
-/// The stream of all frames, if it is not too long. In one call, because libzstd looks at the size in a frame's header
-/// more strictly then.
-fn by_libzstd(data: &[u8]) -> Option<Vec<u8>> {
+/// The stream of all frames, if it is not too long.
+fn at_once(data: &[u8]) -> Option<Vec<u8>> {
     ::zstd::bulk::decompress(data, OTHER_STREAM_BYTES_MAX).ok()
+}
+
+/// The same by libzstd's streaming decoder.
+fn in_pieces(data: &[u8]) -> Option<Vec<u8>> {
+    let mut decoder = ::zstd::stream::read::Decoder::with_buffer(data).ok()?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).ok()?;
+    let mut stream = Vec::new();
+    decoder.take(OTHER_STREAM_BYTES_MAX as u64).read_to_end(&mut stream).ok()?;
+    Some(stream)
 }

@@ -186,7 +186,8 @@ fn ipv6_host(text: &str) -> Option<(&str, &str)> {
     let (host, rest) = text.split_at(text.find('/')?);
     let (address, port) = host.strip_prefix('[')?.split_once(']')?;
     // Rust's numbers may have a sign.
-    let is_number = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let is_number =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
     let port_fits = port.is_empty() || is_number(port.strip_prefix(':')?);
     (address.parse::<std::net::Ipv6Addr>().is_ok() && port_fits).then_some((host, rest))
 }

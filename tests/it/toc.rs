@@ -16,7 +16,7 @@ use refmount::layer::{Entry, EntryKind, Extents, Timestamp};
 mod estargz;
 mod flatbuffer;
 mod hostile;
-mod soci;
+pub(crate) mod soci;
 mod writers;
 mod zstd_chunked;
 

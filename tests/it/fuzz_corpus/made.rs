@@ -11,12 +11,13 @@ use refmount::layer::encoding::Codec;
 use refmount::layer::gzip::GzipDecoder;
 use refmount::layer::restart::{RestartPoint, RestartTable, RestartTableBuilder};
 use refmount::layer::tar::{TarItem, TarReader};
-use refmount::layer::{IndexParts, LayerIndex, LayerProof, LayerStream, Member, SegmentProof};
+use refmount::layer::{IndexParts, LayerIndex, LayerProof, LayerStream, SegmentProof};
 
 use super::targets;
 use crate::tar::archive::{Block, LINK, MAGIC, MAJOR, PREFIX, archive, entry, file, pax};
 use crate::tar::splits::sample;
 
+mod carried;
 mod documents;
 
 /// A label and the input.
@@ -25,6 +26,7 @@ type Seed = (String, Vec<u8>);
 /// The seeds of the target `name`.
 pub(super) fn seeds(name: &str) -> Vec<Seed> {
     match name {
+        "estargz" => carried::estargz(),
         "gzip" => gzip(),
         "layer_index" => layer_index(),
         "manifest" => named(&documents::MANIFESTS),
@@ -32,8 +34,11 @@ pub(super) fn seeds(name: &str) -> Vec<Seed> {
         "reference" => named(&documents::REFERENCES),
         "restart_table" => restart_table(),
         "seek_table" => seek_table(),
+        "spans" => carried::spans(),
         "tar" => tar(),
         "zstd" => zstd(),
+        "zstd_chunked" => carried::zstd_chunked(),
+        "ztoc" => carried::ztoc(),
         _ => panic!("no seeds are made for {name}"),
     }
 }
@@ -145,8 +150,12 @@ fn member(builder: GzBuilder, level: u32, stream: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// A member without any fields in its header.
+fn plain(level: u32, stream: &[u8]) -> Vec<u8> {
+    member(GzBuilder::new(), level, stream)
+}
+
 fn gzip() -> Vec<Seed> {
-    let plain = |level, stream: &[u8]| member(GzBuilder::new(), level, stream);
     let text = text(30_000);
     let named = GzBuilder::new().filename("name").comment("comment").extra("extra").mtime(7);
     let mut flushed = flate2::write::GzEncoder::new(Vec::new(), Compression::new(6));
@@ -296,8 +305,10 @@ fn index_of(stream: &[u8], table: Option<RestartTable>) -> Vec<u8> {
         stream: table.map_or(LayerStream::Plain, LayerStream::Restart),
         root,
         entries,
-        members: vec![Member { stream_offset: 512, bytes: 700 }],
+        members: Vec::new(),
         warnings: vec!["this may surprise".to_owned()],
+        carried: Some("estargz".to_owned()),
+        trusted: true,
     };
     let index = LayerIndex::new(parts).unwrap();
     assert!((0..index.len()).all(|at| RelPath::parse(index.entry(at).path).is_ok()));

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use refmount::base::{Algorithm, Digest};
 
-/// Larger ones make every execution slow and say no more.
-const SEED_BYTES_MAX: usize = 24 << 10;
+/// Larger ones make every execution slow and say no more. A window, which some formats store as it is, still fits.
+const SEED_BYTES_MAX: usize = 40 << 10;
 
 /// Writes `data` as a seed of `target` below the directory that `REFMOUNT_FUZZ_SEEDS` names, if it does.
 pub fn keep(target: &str, label: &str, data: &[u8]) {

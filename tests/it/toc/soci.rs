@@ -62,6 +62,28 @@ impl Sample {
     }
 }
 
+/// Good zTOCs of a layer without points but its start, which are small, and some with one flaw.
+pub(crate) fn seeds() -> Vec<(String, Vec<u8>)> {
+    let sample = Sample::new(super::hostile::tar_of("a", &[1; 700]));
+    let first = sample.ztoc(sample.files(), true);
+    let mut seeds = vec![
+        ("first-version".to_owned(), document(&first)),
+        ("no-files".to_owned(), document(&sample.ztoc(Vec::new(), true))),
+    ];
+    seeds.push(("second-version".to_owned(), document(&sample.ztoc(sample.files(), false))));
+    for (label, path, field) in [
+        ("name-that-leads-out", vec![4, 0, 0, 0], text("../a")),
+        ("size", vec![4, 0, 0, 3], Field::I64(i64::MAX)),
+        ("offset", vec![4, 0, 0, 2], Field::I64(511)),
+        ("no-checkpoints", vec![5], Field::None),
+    ] {
+        let mut wrong = first.clone();
+        *at(&mut wrong, &path) = field;
+        seeds.push((label.to_owned(), document(&wrong)));
+    }
+    seeds
+}
+
 fn file(entry: &Entry) -> Vec<Field> {
     let (kind, size, offset, target, device) = match &entry.kind {
         EntryKind::File { size, extents: Extents::Contiguous { stream_offset } } => {

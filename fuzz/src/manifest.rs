@@ -6,10 +6,10 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use refmount::artifact::{self, Artifact};
+use refmount::artifact::{self, Artifact, LayerFormat};
 use refmount::base::limits::{BLOB_BYTES_MAX, LAYERS_MAX};
 use refmount::base::{Algorithm, Digest, Error, ErrorKind, RelPath, Result};
-use refmount::layer::{EntryKind, Extents};
+use refmount::layer::EntryKind;
 use refmount::oci::{Descriptor, Document, Platform, SourceRef, WantedPlatform, media_type};
 use refmount::registry::{BlobBody, BlobSource, RawManifest};
 
@@ -78,18 +78,15 @@ fn check_document(document: &Document) {
 fn check_artifact(artifact: &Artifact) {
     assert!(!artifact.layers.is_empty());
     for layer in &artifact.layers {
-        assert_eq!(layer.entries.digest, layer.descriptor.digest);
-        for entry in &layer.entries.entries {
-            assert_eq!(RelPath::parse(entry.path.as_bytes()).unwrap(), entry.path);
-            assert!(entry.mode <= 0o7777 && entry.mtime.nanoseconds < 1_000_000_000, "{entry:?}");
-            if let Some(directory) = &layer.directory {
-                let path = RelPath::parse(&[directory.as_bytes(), b"/", entry.path.as_bytes()].concat());
-                assert!(path.is_ok(), "{directory} {entry:?}");
-            }
-            if let EntryKind::File { size, extents } = &entry.kind {
-                assert_eq!(extents, &Extents::Contiguous { stream_offset: 0 });
-                assert_eq!(*size, layer.descriptor.size, "a raw layer is its file");
-            }
+        let entry = &layer.file;
+        assert_eq!(RelPath::parse(entry.path.as_bytes()).unwrap(), entry.path);
+        assert!(entry.mode <= 0o7777 && entry.mtime.nanoseconds < 1_000_000_000, "{entry:?}");
+        if let Some(directory) = &layer.directory {
+            let path = RelPath::parse(&[directory.as_bytes(), b"/", entry.path.as_bytes()].concat());
+            assert!(path.is_ok(), "{directory} {entry:?}");
+        }
+        if layer.format == LayerFormat::Raw {
+            assert_eq!(entry.kind, EntryKind::whole_stream(layer.descriptor.size), "a raw layer is its file");
         }
     }
     for platform in &artifact.platforms {

@@ -88,3 +88,10 @@ pub const SPAN_SKIP_BYTES_MAX: u64 = 256 << 20;
 
 /// Bytes of a SOCI zTOC. Its windows are not compressed: 32 KiB for each 4 MiB of a stream of 32 GiB.
 pub const ZTOC_BYTES_MAX: u64 = 256 << 20;
+
+/// thousand names. This many take a second or two.
+pub const LINKED_NAMES_MAX: u64 = 8 << 20;
+
+/// Inodes shown of a tree that still grows; those beyond have to be waited for. Each takes about 250 bytes until the
+/// end, beside what the layers' indexes take.
+pub const GROWING_NODES_MAX: usize = 512 << 10;

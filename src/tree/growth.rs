@@ -25,10 +25,14 @@ use crate::base::{Digest, Error, RelPath, Result};
 use crate::layer::{Entry, EntryRef, FileBody, LayerIndex};
 
 use super::{Ino, Inode, InodeKind, LayerRole, Tree};
+use cover::Cover;
 use nodes::Nodes;
 
 /// The first of the numbers that are given out while the tree grows. No tree has as many inodes.
 const INO_MIN: u64 = 1 << 62;
+
+/// Entries of a known layer that are shown in one go, some milliseconds at most.
+const SHOWN_AT_ONCE: usize = 1024;
 
 /// A layer of a tree that grows.
 #[derive(Clone, Debug)]
@@ -70,10 +74,12 @@ struct State {
 #[derive(Debug)]
 struct Layer {
     of: GrowthLayer,
-    /// Whether each of its entries stands where its path says, whatever the layers below hold.
-    is_literal: bool,
-    /// Whether all that it has is among the nodes.
-    is_shown: bool,
+    /// What it leaves of the layers below it, if it is known and that does not depend on them.
+    cover: Option<Cover>,
+    /// How many entries were taken as they came, as long as none had to be left out.
+    taken: Option<usize>,
+    /// How many of its entries are among the nodes, once it is known.
+    shown: usize,
 }
 
 /// What a growth came to: the tree, and the numbers that were given out before.
@@ -106,19 +112,27 @@ impl Grown {
 }
 
 impl Growth {
-    /// The tree of `layers`, lowest first, of which those without an index are being read.
+    /// The tree of `layers`, lowest first and in the same places as those that the tree will be built of. Those
+    /// without an index are being read.
     #[must_use]
     pub fn new(layers: Vec<GrowthLayer>) -> Self {
-        let layers = layers.into_iter().map(|of| Layer { of, is_literal: false, is_shown: false }).collect();
-        let mut state = State { layers, nodes: Nodes::new(), failed: None };
-        state.show_known();
-        Self { state: Mutex::new(state), grown: OnceLock::new(), progress: watch::Sender::new(0) }
+        let cover = |of: &GrowthLayer| of.known.as_ref().and_then(|index| Cover::of(index, of.role));
+        let layers =
+            layers.into_iter().map(|of| Layer { cover: cover(&of), of, taken: Some(0), shown: 0 }).collect();
+        let state = Mutex::new(State { layers, nodes: Nodes::new(), failed: None });
+        let this = Self { state, grown: OnceLock::new(), progress: watch::Sender::new(0) };
+        this.show_known();
+        this
     }
 
     /// Takes the next entry of the layer in place `layer`, in the order of its stream.
     pub fn push(&self, layer: usize, entry: &Entry) {
         let mut state = self.lock();
-        if state.is_topmost_unknown(layer) {
+        let may_show = state.may_show(layer);
+        if let Some(layer) = state.layers.get_mut(layer) {
+            layer.taken = layer.taken.filter(|_| may_show).map(|taken| taken.saturating_add(1));
+        }
+        if may_show {
             let entry = EntryRef {
                 path: entry.path.as_bytes(),
                 kind: entry.kind.clone(),
@@ -136,13 +150,27 @@ impl Growth {
 
     /// Takes the whole of the layer in place `layer`, which has been read to its end.
     pub fn layer_known(&self, layer: usize, index: Arc<LayerIndex>) {
-        let mut state = self.lock();
-        if let Some(layer) = state.layers.get_mut(layer) {
+        let role = {
+            let state = self.lock();
+            let Some(known) = state.layers.get(layer) else { return };
+            let mut below = state.layers[..layer].iter();
+            below.any(|below| below.of.directory == known.of.directory).then_some(known.of.role)
+        };
+        let cover = role.and_then(|role| Cover::of(&index, role));
+        if let Some(layer) = self.lock().layers.get_mut(layer) {
+            let is_shown = layer.taken.is_some_and(|taken| taken >= index.len());
+            layer.shown = if is_shown { index.len() } else { 0 };
             layer.of.known = Some(index);
+            layer.cover = cover;
         }
-        state.show_known();
-        drop(state);
+        self.show_known();
         self.progress();
+    }
+
+    /// Shows what is in layers that have become known. Who looks something up meanwhile waits for no more than a
+    /// few entries.
+    fn show_known(&self) {
+        while self.grown.get().is_none() && self.lock().show_more() {}
     }
 
     /// Says that reading goes on, though no entry came: those who wait have reason to.
@@ -153,15 +181,21 @@ impl Growth {
     /// Ends the growth, with the tree of all layers or with the reason why there is none. What is known stays
     /// known then, and what is not stays unknown. Only the first call counts.
     pub fn finish(&self, result: Result<Arc<Tree>>) {
+        // What is no longer needed goes when nobody waits for it.
+        let mut nodes = Nodes::default();
         let mut state = self.lock();
         if self.grown.get().is_none() && state.failed.is_none() {
             match result {
                 // The lock is held, so that no number is given out that the end does not know of.
-                Ok(tree) => drop(self.grown.set(std::mem::take(&mut state.nodes).into_grown(tree))),
+                Ok(tree) => {
+                    nodes = std::mem::take(&mut state.nodes);
+                    drop(self.grown.set(nodes.grown(tree)));
+                }
                 Err(error) => state.failed = Some(error),
             }
         }
         drop(state);
+        drop(nodes);
         self.progress();
     }
 
@@ -251,6 +285,13 @@ impl Growth {
     }
 }
 
+impl Layer {
+    /// Whether all that it has is among the nodes.
+    fn is_shown(&self) -> bool {
+        self.of.known.as_ref().is_some_and(|index| self.shown == index.len())
+    }
+}
+
 impl State {
     fn unknown(&self) -> Unknown {
         self.failed.clone().map_or(Unknown::NotYet, Unknown::Failed)
@@ -263,32 +304,32 @@ impl State {
         above.iter().filter(move |other| Some(&other.of.directory) == directory)
     }
 
-    /// Whether all layers above `layer` are known, and what they leave of it too.
-    fn is_topmost_unknown(&self, layer: usize) -> bool {
-        self.above(layer).all(|above| above.of.known.is_some() && above.is_literal)
+    /// Whether all that the layers above `layer` have is shown, and it is known what they leave of it.
+    fn may_show(&self, layer: usize) -> bool {
+        self.above(layer).all(|above| above.is_shown() && above.cover.is_some())
     }
 
-    /// Shows what is in layers that have become known.
-    fn show_known(&mut self) {
-        for number in (0..self.layers.len()).rev() {
-            if self.layers[number].is_shown || !self.is_topmost_unknown(number) {
-                continue;
-            }
-            let layer = &mut self.layers[number];
-            let Some(index) = layer.of.known.clone() else { continue };
-            layer.is_shown = true;
-            layer.is_literal = cover::is_literal(&index, layer.of.role);
-            for at in 0..index.len() {
-                self.show(number, index.entry(at));
-            }
+    /// Shows some more of what is in layers that have become known; whether there was any.
+    fn show_more(&mut self) -> bool {
+        let is_next = |number: &usize| {
+            let layer = &self.layers[*number];
+            layer.of.known.is_some() && !layer.is_shown() && self.may_show(*number)
+        };
+        let Some(number) = (0..self.layers.len()).rev().find(is_next) else { return false };
+        let layer = &mut self.layers[number];
+        let Some(index) = layer.of.known.clone() else { return false };
+        let start = layer.shown;
+        layer.shown = index.len().min(start + SHOWN_AT_ONCE);
+        for at in start..layer.shown {
+            self.show(number, index.entry(at));
         }
+        true
     }
 
     fn show(&mut self, number: usize, entry: EntryRef<'_>) {
         let Some(layer) = self.layers.get(number) else { return };
-        let is_covered = self.above(number).any(|above| {
-            above.of.known.as_ref().is_some_and(|index| cover::covers(index, above.of.role, entry.path))
-        });
+        let covers = |above: &Layer| above.cover.as_ref().is_some_and(|cover| cover.covers(entry.path));
+        let is_covered = self.above(number).any(covers);
         if !is_covered {
             self.nodes.add(layer.of.directory.as_ref(), layer.of.role, number, entry);
         }

@@ -194,7 +194,7 @@ fn refused(laying: &Laying<'_, '_>, path: &[u8], target: &[u8], why: &str) -> Er
 }
 
 /// The place of the entry at `path`.
-pub(super) fn find(index: &LayerIndex, path: &[u8]) -> Option<usize> {
+fn find(index: &LayerIndex, path: &[u8]) -> Option<usize> {
     let rank = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
     let (mut low, mut high) = (0, index.len());
     while low < high {

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 
 use crate::base::RelPath;
+use crate::base::limits::GROWING_NODES_MAX;
 use crate::layer::{EntryKind, EntryRef, FileBody};
 
 use super::super::build::{implied_directory, inode_of};
@@ -23,11 +24,19 @@ pub(super) const ROOT: u32 = 0;
 pub(super) struct GrowingNode {
     pub(super) inode: Arc<Inode>,
     parent: u32,
-    name: Box<[u8]>,
-    children: HashMap<Box<[u8]>, u32>,
+    name: Arc<[u8]>,
+    /// None for what has none, as most do.
+    #[expect(clippy::box_collection, reason = "of a million nodes few are directories")]
+    children: Option<Box<HashMap<Arc<[u8]>, u32>>>,
     /// The layer that described it; none for a directory that no entry has described.
     layer: Option<usize>,
     is_given: bool,
+}
+
+impl GrowingNode {
+    fn name_child(&mut self, name: Arc<[u8]>, index: u32) {
+        self.children.get_or_insert_default().insert(name, index);
+    }
 }
 
 /// See the module's text.
@@ -49,8 +58,8 @@ impl Nodes {
         let root = GrowingNode {
             inode: Arc::new(implied_directory()),
             parent: ROOT,
-            name: Box::default(),
-            children: HashMap::new(),
+            name: [].into(),
+            children: None,
             layer: None,
             is_given: false,
         };
@@ -62,7 +71,7 @@ impl Nodes {
     }
 
     pub(super) fn child(&self, index: u32, name: &[u8]) -> Option<u32> {
-        self.get(index)?.children.get(name).copied()
+        self.get(index)?.children.as_ref()?.get(name).copied()
     }
 
     /// Remembers that the number of `index` is known outside.
@@ -97,7 +106,7 @@ impl Nodes {
         names.join(&b'/')
     }
 
-    /// Adds `entry` of the layer `layer`, if it is certain where it stands and what it is.
+    /// Adds `entry` of the layer `layer`, if it is certain where it stands and what it is, and there is room.
     pub(super) fn add(&mut self, base: Option<&RelPath>, role: LayerRole, layer: usize, entry: EntryRef<'_>) {
         if role == LayerRole::Rootfs && Marker::of(entry.path).is_some() {
             return;
@@ -141,7 +150,7 @@ impl Nodes {
         }
         let inode = Arc::make_mut(&mut node.inode);
         inode.nlink = inode.nlink.saturating_add(1);
-        self.nodes[parent as usize].children.insert(name.into(), found);
+        self.nodes[parent as usize].name_child(name.into(), found);
     }
 
     /// The directory `name` in `parent`, made if it may be.
@@ -154,7 +163,11 @@ impl Nodes {
     }
 
     fn insert(&mut self, parent: u32, name: &[u8], inode: Inode, layer: Option<usize>) -> Option<u32> {
+        if self.nodes.len() >= GROWING_NODES_MAX {
+            return None;
+        }
         let index = u32::try_from(self.nodes.len()).ok()?;
+        let name: Arc<[u8]> = name.into();
         if let InodeKind::File(body) = &inode.kind {
             self.files += 1;
             self.total_bytes = self.total_bytes.saturating_add(body.size);
@@ -164,12 +177,12 @@ impl Nodes {
             let inode = Arc::make_mut(&mut above.inode);
             inode.nlink = inode.nlink.saturating_add(1);
         }
-        above.children.insert(name.into(), index);
+        above.name_child(Arc::clone(&name), index);
         self.nodes.push(GrowingNode {
             inode: Arc::new(inode),
             parent,
-            name: name.into(),
-            children: HashMap::new(),
+            name,
+            children: None,
             layer,
             is_given: false,
         });
@@ -177,7 +190,7 @@ impl Nodes {
     }
 
     /// What the numbers that were given out stand for in `tree`.
-    pub(super) fn into_grown(self, tree: Arc<Tree>) -> Grown {
+    pub(super) fn grown(&self, tree: Arc<Tree>) -> Grown {
         let (mut given, mut numbers) = (HashMap::new(), HashMap::new());
         for (node, index) in self.nodes.iter().zip(0..).filter(|(node, _)| node.is_given) {
             let number = number_in_tree(index);

@@ -268,6 +268,34 @@ async fn a_subpath_is_waited_for() {
     assert_eq!(children, [a, known(&shown, "b")]);
 }
 
+fn hides(path: &str) -> Entry {
+    match path.rsplit_once('/') {
+        Some((directory, name)) => file(&format!("{directory}/.wh.{name}"), 0),
+        None => file(&format!(".wh.{path}"), 0),
+    }
+}
+
+/// A layer as most tools write one: each directory before what it holds, each path once.
+fn tidy(entries: Vec<Entry>) -> Vec<Entry> {
+    let mut kinds: BTreeMap<String, bool> = BTreeMap::new();
+    let mut tidy: Vec<Entry> = Vec::new();
+    for entry in entries {
+        let path = entry.path.to_string();
+        let parents: Vec<_> = path.match_indices('/').map(|(at, _)| path[..at].to_owned()).collect();
+        if kinds.contains_key(&path) || parents.iter().any(|parent| kinds.get(parent) == Some(&false)) {
+            continue;
+        }
+        for parent in parents {
+            if kinds.insert(parent.clone(), true).is_none() {
+                tidy.push(directory(&parent));
+            }
+        }
+        kinds.insert(path, entry.kind == EntryKind::Directory);
+        tidy.push(entry);
+    }
+    tidy
+}
+
 fn made() -> impl Strategy<Value = Entry> {
     let path = || {
         proptest::collection::vec(proptest::sample::select(vec!["a", "b", "c"]), 1..4)
@@ -276,11 +304,12 @@ fn made() -> impl Strategy<Value = Entry> {
     let made = |(kind, path, target, size): (usize, String, String, u64)| match kind {
         0 => hard(&path, &target),
         1 => link(&path, &target),
-        2 => file(&path.rsplit_once('/').map_or(format!(".wh.{path}"), |(d, n)| format!("{d}/.wh.{n}")), 0),
-        3..6 => directory(&path),
+        2 => hides(&path),
+        3 => file(&format!("{path}/.wh..wh..opq"), 0),
+        4..7 => directory(&path),
         _ => file(&path, size),
     };
-    (0..10_usize, path(), path(), 1..1000_u64).prop_map(made)
+    (0..12_usize, path(), path(), 1..1000_u64).prop_map(made)
 }
 
 fn all_paths(shown: &Shown) -> BTreeMap<String, Ino> {
@@ -303,10 +332,11 @@ proptest! {
     #[test]
     fn numbers_mean_the_same_ever_after(
         layers in proptest::collection::vec(proptest::collection::vec(made(), 0..7), 1..4),
-        is_image in any::<bool>(),
+        (is_image, is_tidy) in any::<(bool, bool)>(),
         given in proptest::collection::vec(any::<bool>(), 64),
     ) {
         let role = if is_image { LayerRole::Rootfs } else { LayerRole::Archive };
+        let layers = if is_tidy { layers.into_iter().map(tidy).collect() } else { layers };
         let sample = Sample { role, layers };
         let Ok(tree) = sample.tree() else { return Ok(()) };
         let growth = sample.growth(&[]);

@@ -4,7 +4,7 @@
 //! Only what no later entry can change is shown: in each directory of layers, the topmost layer that is still being
 //! read, as far as it is read, and the known layers above it. That a name is absent, and what all a directory
 //! holds, is known at the end alone. Of an image nothing is shown below a directory that no entry has described yet,
-//! as it may be a link of a layer below.
+//! as it may be a link of a layer below; only the lowest layer has none below it.
 //!
 //! Inodes have numbers of their own meanwhile, by order of appearance. At the end those that were given out are
 //! mapped by path to the tree's, and stay in use for them. One whose path turned out to be another file (a later
@@ -153,8 +153,7 @@ impl Growth {
         let role = {
             let state = self.lock();
             let Some(known) = state.layers.get(layer) else { return };
-            let mut below = state.layers[..layer].iter();
-            below.any(|below| below.of.directory == known.of.directory).then_some(known.of.role)
+            state.has_below(layer).then_some(known.of.role)
         };
         let cover = role.and_then(|role| Cover::of(&index, role));
         if let Some(layer) = self.lock().layers.get_mut(layer) {
@@ -304,6 +303,12 @@ impl State {
         above.iter().filter(move |other| Some(&other.of.directory) == directory)
     }
 
+    /// Whether a layer below `layer` stands in the same directory.
+    fn has_below(&self, layer: usize) -> bool {
+        let directory = self.layers.get(layer).map(|layer| &layer.of.directory);
+        self.layers.iter().take(layer).any(|below| Some(&below.of.directory) == directory)
+    }
+
     /// Whether all that the layers above `layer` have is shown, and it is known what they leave of it.
     fn may_show(&self, layer: usize) -> bool {
         self.above(layer).all(|above| above.is_shown() && above.cover.is_some())
@@ -331,7 +336,8 @@ impl State {
         let covers = |above: &Layer| above.cover.as_ref().is_some_and(|cover| cover.covers(entry.path));
         let is_covered = self.above(number).any(covers);
         if !is_covered {
-            self.nodes.add(layer.of.directory.as_ref(), layer.of.role, number, entry);
+            let implies = layer.of.role != LayerRole::Rootfs || !self.has_below(number);
+            self.nodes.add(layer.of.directory.as_ref(), layer.of.role, number, implies, entry);
         }
     }
 }

@@ -107,7 +107,15 @@ impl Nodes {
     }
 
     /// Adds `entry` of the layer `layer`, if it is certain where it stands and what it is, and there is room.
-    pub(super) fn add(&mut self, base: Option<&RelPath>, role: LayerRole, layer: usize, entry: EntryRef<'_>) {
+    /// `implies` is whether it may stand in a directory that no entry has described.
+    pub(super) fn add(
+        &mut self,
+        base: Option<&RelPath>,
+        role: LayerRole,
+        layer: usize,
+        implies: bool,
+        entry: EntryRef<'_>,
+    ) {
         if role == LayerRole::Rootfs && Marker::of(entry.path).is_some() {
             return;
         }
@@ -119,7 +127,7 @@ impl Nodes {
         let root = at;
         let (parent, name) = split(entry.path);
         for name in names(parent) {
-            let Some(directory) = self.directory(at, name, role != LayerRole::Rootfs) else { return };
+            let Some(directory) = self.directory(at, name, implies) else { return };
             at = directory;
         }
         if let EntryKind::HardLink { target } = &entry.kind {

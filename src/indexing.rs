@@ -399,6 +399,9 @@ impl Layer {
 
     /// Notes what the first reading found next.
     fn found(&self, item: TarItem) {
+        if self.own_index.as_ref().is_some_and(|own| own.is_bookkeeping(&item)) {
+            return;
+        }
         let mut findings = lock(&self.findings);
         match item {
             TarItem::Root(root) => findings.root = Some(root),

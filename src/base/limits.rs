@@ -71,8 +71,8 @@ pub const XATTR_LIST_BYTES_MAX: usize = 64 << 10;
 
 /// Names walked through symbolic links to find where the entries of an image land, over all its layers. Entries
 /// behind links are rare in real images; a hostile one would make each of two million walk forty links of two
-/// thousand names. This many take a few seconds.
-pub const LINKED_NAMES_MAX: u64 = 16 << 20;
+/// thousand names. This many take a second or two.
+pub const LINKED_NAMES_MAX: u64 = 8 << 20;
 
 /// Bytes of a layer's table of contents, compressed and decompressed: what containers/storage accepts. At 150 bytes
 /// for each chunk it is a million of them.
@@ -88,9 +88,6 @@ pub const SPAN_SKIP_BYTES_MAX: u64 = 256 << 20;
 
 /// Bytes of a SOCI zTOC. Its windows are not compressed: 32 KiB for each 4 MiB of a stream of 32 GiB.
 pub const ZTOC_BYTES_MAX: u64 = 256 << 20;
-
-/// thousand names. This many take a second or two.
-pub const LINKED_NAMES_MAX: u64 = 8 << 20;
 
 /// Inodes shown of a tree that still grows; those beyond have to be waited for. Each takes about 250 bytes until the
 /// end, beside what the layers' indexes take.

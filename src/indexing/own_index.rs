@@ -11,9 +11,10 @@ use crate::base::limits::ZTOC_BYTES_MAX;
 use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use crate::fetch::Sequence;
 use crate::layer::restart::RestartTable;
+use crate::layer::tar::TarItem;
 use crate::layer::toc::{Toc, estargz, zstd_chunked, ztoc};
 use crate::layer::zstd::seek_table;
-use crate::layer::{IndexParts, LayerStream};
+use crate::layer::{Entry, EntryKind, IndexParts, LayerStream};
 use crate::oci::Descriptor;
 
 use super::Layer;
@@ -72,6 +73,18 @@ impl OwnIndex {
         }
     }
 
+    /// Whether `item` is a part of the index itself and no file of the layer, which shows where the layer is read as if it
+    /// had none.
+    pub(super) fn is_bookkeeping(&self, item: &TarItem) -> bool {
+        match (self, item) {
+            // The same converter makes both, and marks both.
+            (Self::Estargz(_) | Self::ZstdChunked(_), TarItem::Entry(entry)) => {
+                estargz::is_bookkeeping(entry.path.as_bytes())
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the manifest vouches for what it says.
     pub(super) fn is_trusted(&self) -> bool {
         match self {
@@ -103,7 +116,12 @@ pub(super) async fn read(layer: &Layer, own: &OwnIndex) -> Result<IndexParts> {
         }
         OwnIndex::Soci(descriptor) => return soci(layer, descriptor).await,
     };
-    let Toc { entries, root, spans, stream_bytes, members, warnings } = toc;
+    let Toc { mut entries, root, spans, stream_bytes, members, warnings } = toc;
+    entries.retain(|entry| !estargz::is_bookkeeping(entry.path.as_bytes()));
+    if let Some(entry) = entries.iter().find(|entry| is_lossy(entry)) {
+        let text = format!("the name of {:?} was not UTF-8, which its JSON cannot hold", entry.path);
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
     Ok(IndexParts {
         layer: layer.blob.clone(),
         blob_bytes: layer.blob_bytes,
@@ -117,6 +135,17 @@ pub(super) async fn read(layer: &Layer, own: &OwnIndex) -> Result<IndexParts> {
         carried: Some(own.name().into()),
         trusted: own.is_trusted(),
     })
+}
+
+/// Whether a name in `entry` is what is left of one that JSON cannot hold.
+fn is_lossy(entry: &Entry) -> bool {
+    const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
+    let holds = |name: &[u8]| name.windows(REPLACEMENT.len()).any(|part| part == REPLACEMENT);
+    let target = match &entry.kind {
+        EntryKind::Symlink { target } | EntryKind::HardLink { target } => &target[..],
+        _ => b"",
+    };
+    holds(entry.path.as_bytes()) || holds(target)
 }
 
 async fn soci(layer: &Layer, descriptor: &Descriptor) -> Result<IndexParts> {

@@ -166,7 +166,9 @@ pub(super) fn inode_of(layer: usize, entry: EntryRef<'_>) -> Option<Inode> {
         EntryKind::HardLink { .. } => return None,
     };
     let (uid, gid, mtime) = (entry.uid, entry.gid, entry.mtime);
-    Some(Inode { kind, mode: entry.mode & 0o7777, uid, gid, mtime, nlink, xattrs: entry.xattrs })
+    // The kernel gives every link all permissions and looks at none of them, whatever a writer noted (symlink(7)).
+    let mode = if matches!(kind, InodeKind::Symlink { .. }) { 0o777 } else { entry.mode & 0o7777 };
+    Some(Inode { kind, mode, uid, gid, mtime, nlink, xattrs: entry.xattrs })
 }
 
 fn too_many() -> Error {

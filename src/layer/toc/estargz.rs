@@ -38,6 +38,12 @@ const HIDDEN: [&str; 3] = [TOC_NAME, ".prefetch.landmark", ".no.prefetch.landmar
 /// Bytes that are decompressed at a time.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// Whether an entry at `path` is a part of the format and no file of the layer.
+#[must_use]
+pub fn is_bookkeeping(path: &[u8]) -> bool {
+    HIDDEN.iter().any(|name| name.as_bytes() == path)
+}
+
 /// What a footer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footer {

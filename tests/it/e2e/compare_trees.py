@@ -124,10 +124,17 @@ def compare(left, right, exceptions, whole_seconds):
         if a["type"] == b["type"] == "file" and a["size"] == b["size"]:
             a["content"], b["content"] = sha256(left.at(path)), sha256(right.at(path))
         if whole_seconds:
-            a["mtime"], b["mtime"] = (facts["mtime"].split(".")[0] for facts in (a, b))
+            a["mtime"], b["mtime"] = whole_seconds_of(a["mtime"], b["mtime"])
         for field in FIELDS:
             if a.get(field) != b.get(field) and not exceptions.allow(field, path, {a["type"], b["type"]}):
                 yield path, field, a.get(field), b.get(field)
+
+
+def whole_seconds_of(left, right):
+    """The seconds of both. The right one may have been rounded to them, down or to the nearest."""
+    (seconds, rest), whole = left.split("."), right.split(".")[0]
+    nearest = int(seconds) + (int(rest) >= 500_000_000)
+    return (whole if str(nearest) == whole else seconds), whole
 
 
 def shown(value):

@@ -109,10 +109,10 @@ fn disagreement(layer: &ArtifactLayer, probed: Probe) -> Option<String> {
     let digest = &layer.descriptor.digest;
     match (layer.format, probed.holds, layer.is_rootfs) {
         (LayerFormat::Archive, Holds::Other, true) => {
-            Some(format!("layer {digest} is {found}, no archive; the image cannot be mounted"))
+            Some(format!("layer {digest} is {found}, no tar archive; the image cannot be mounted"))
         }
         (LayerFormat::Archive, Holds::Other, false) => {
-            Some(format!("layer {digest} is {found}, no archive; it appears as the file {}", layer.file.path))
+            Some(format!("layer {digest} is {found}, no tar archive; it appears as the file {}", layer.file.path))
         }
         (LayerFormat::Compressed, ..) if probed.codec.is_none() => {
             Some(format!("layer {digest} is {found}, not compressed; it is shown as it is"))

@@ -83,8 +83,8 @@ async fn read(layer: &Arc<Layer>) -> Result<Option<Stage>> {
 fn unexpected(expected: Expected, probed: Probe) -> Option<&'static str> {
     match (expected, probed.codec, probed.holds) {
         (Expected::File, None, _) => Some("it is not compressed"),
-        (Expected::Archive, None, Holds::Other | Holds::Unclear) => Some("its bytes are no archive"),
-        (Expected::Archive, Some(_), Holds::Other) => Some("what it decompresses to is no archive"),
+        (Expected::Archive, None, Holds::Other | Holds::Unclear) => Some("its bytes are no tar archive"),
+        (Expected::Archive, Some(_), Holds::Other) => Some("what it decompresses to is no tar archive"),
         _ => None,
     }
 }
@@ -208,7 +208,7 @@ async fn decode(layer: &Arc<Layer>, codec: Codec) -> Result<Option<Stage>> {
             (Vec::new(), proofs)
         }
         Sorted::NoArchive { .. } => {
-            return Ok(Some(Stage::NoArchive("what it decompresses to is no archive".into())));
+            return Ok(Some(Stage::NoArchive("what it decompresses to is no tar archive".into())));
         }
     };
     let mut parts = parts(layer, LayerStream::Restart(points), stream_bytes, warnings);

@@ -130,7 +130,7 @@ async fn what_holds_no_archive_is_said_to() {
         let site = Site::new(Sample { files: Vec::new(), tar: Vec::new(), blob });
         let layers = site.layers(&site.cache(8));
         let stage = site.open(&layers).settled().await;
-        assert!(matches!(&stage, Stage::NoArchive(why) if why.contains("no archive")), "{stage:?}");
+        assert!(matches!(&stage, Stage::NoArchive(why) if why.contains("no tar archive")), "{stage:?}");
     }
 }
 

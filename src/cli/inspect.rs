@@ -111,9 +111,10 @@ fn disagreement(layer: &ArtifactLayer, probed: Probe) -> Option<String> {
         (LayerFormat::Archive, Holds::Other, true) => {
             Some(format!("layer {digest} is {found}, no tar archive; the image cannot be mounted"))
         }
-        (LayerFormat::Archive, Holds::Other, false) => {
-            Some(format!("layer {digest} is {found}, no tar archive; it appears as the file {}", layer.file.path))
-        }
+        (LayerFormat::Archive, Holds::Other, false) => Some(format!(
+            "layer {digest} is {found}, no tar archive; it appears as the file {}",
+            layer.file.path
+        )),
         (LayerFormat::Compressed, ..) if probed.codec.is_none() => {
             Some(format!("layer {digest} is {found}, not compressed; it is shown as it is"))
         }
@@ -128,7 +129,10 @@ fn inspection(artifact: &Artifact, probes: &[Option<Probe>]) -> Inspection {
         size: layer.descriptor.size,
         format: layer.format,
         bytes: probed.map(|probed| probed.describe()),
-        path: (layer.format != LayerFormat::Archive).then(|| layer.file.path.to_string()),
+        path: (layer.format != LayerFormat::Archive).then(|| match &layer.directory {
+            Some(directory) => format!("{directory}/{}", layer.file.path),
+            None => layer.file.path.to_string(),
+        }),
         directory: layer.directory.as_ref().map(ToString::to_string),
         rule: layer.rule,
         reason: layer.reason.clone(),
@@ -188,16 +192,12 @@ fn inspection_text(inspection: &Inspection) -> String {
     let heads = ["SIZE", "FORMAT", "RULE", "PATH", "MEDIA TYPE", "DIGEST", "WHY"];
     let mut rows = vec![heads.map(String::from).to_vec()];
     for layer in &inspection.layers {
-        let path = layer.path.as_deref().unwrap_or("-");
-        let path = match &layer.directory {
-            Some(directory) => format!("{directory}/{path}"),
-            None => path.to_owned(),
-        };
+        let path = layer.path.as_deref().or(layer.directory.as_deref()).unwrap_or("-");
         rows.push(vec![
             human(layer.size),
             layer.bytes.unwrap_or(layer.format.name()).into(),
             layer.rule.into(),
-            printable(&path),
+            printable(path),
             printable(&layer.media_type),
             layer.digest.to_string(),
             printable(&layer.reason),

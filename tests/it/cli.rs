@@ -69,14 +69,18 @@ fn tree_lists_all_or_a_part() {
     let workplace = Workplace::with_layout();
     let all = stdout(&workplace.run(&["tree", "oci:layout:v1"]));
     let lines: Vec<&str> = all.lines().collect();
-    assert_eq!(lines.len(), 2, "{all}");
+    assert_eq!(lines.len(), 3, "{all}");
     assert!(
         lines[0].starts_with("-rw") && lines[0].contains("      3 2023-11-14 22:13 config.json"),
         "{all}"
     );
-    assert!(lines[1].ends_with(" 3000000 2023-11-14 22:13 weights/model.safetensors"), "{all}");
+    assert!(lines[1].starts_with("drwxr-xr-x") && lines[1].ends_with(" weights"), "{all}");
+    assert!(lines[2].ends_with(" 3000000 2023-11-14 22:13 weights/model.safetensors"), "{all}");
     let part = stdout(&workplace.run(&["tree", "oci:layout:v1", "./weights/"]));
-    assert_eq!(part.lines().count(), 1, "{part}");
+    assert_eq!(part.lines().count(), 2, "{part}");
+    let entries = json(&workplace.run(&["tree", "-o", "json", "oci:layout:v1", "weights/model.safetensors"]));
+    let found = (&entries[0]["type"], &entries[0]["size"], &entries[0]["mtime"]);
+    assert_eq!(found, (&"file".into(), &3_000_000.into(), &1_700_000_000.into()), "{entries}");
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn all_platforms_are_inspected_and_read_without_a_mount() {
     assert_eq!(one["digest"], shown["platforms"][1]["digest"]);
 
     let tree = stdout(&workplace.run(&["tree", "--platform", "all", "oci:layout:v1", "linux-amd64"]));
-    assert_eq!(tree.lines().count(), 2, "{tree}");
+    assert_eq!(tree.lines().count(), 4, "{tree}");
     let engine = ["cat", "--platform", "all", "oci:layout:v1", "linux-arm64-v8/engine.bin"];
     assert_eq!(stdout(&workplace.run(&engine)), "built for arm64");
 }

@@ -246,7 +246,7 @@ fn an_archive_is_inspected_listed_and_read_without_a_mount() {
     assert_eq!(shown["reference"], format!("oci-archive:{}:v1", workplace.path("a.tar").display()));
     assert_eq!(shown["layers"].as_array().unwrap().len(), 2);
     let tree = stdout(&workplace.run(&["tree", "oci-archive:a.tar"]));
-    assert_eq!(tree.lines().count(), 2, "{tree}");
+    assert_eq!(tree.lines().count(), 3, "{tree}");
     let output = workplace.run(&["cat", "oci-archive:a.tar:v1", "weights/model.safetensors"]);
     assert_done(&output);
     assert!(output.stdout == shard());

@@ -157,14 +157,10 @@ impl Layers {
                 layer
             }
         };
+        let (network_before, rejected_before) = (layer.network_bytes(), layer.rejected());
         let lease = layer.sources.add(&self.fetcher, source, settings);
         layer.begin();
-        Ok(LayerLease {
-            lease,
-            network_before: layer.network_bytes(),
-            rejected_before: layer.rejected(),
-            layer,
-        })
+        Ok(LayerLease { lease, network_before, rejected_before, layer })
     }
 }
 

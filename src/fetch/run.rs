@@ -432,7 +432,14 @@ impl Driver {
             run.last_failure = Some(failure.clone());
         }
         let sources = u32::try_from(self.blob.sources.count()).unwrap_or(u32::MAX);
-        if !failure.kind().is_transient() && self.attempts.failures >= sources {
+        // What came and is wrong is asked for once more, also where there is nobody else to ask.
+        let attempts_max = if failure.kind() == ErrorKind::Corrupt {
+            self.blob.count_rejected(1);
+            sources.max(CHUNK_REJECTIONS_MAX)
+        } else {
+            sources
+        };
+        if !failure.kind().is_transient() && self.attempts.failures >= attempts_max {
             return Err(self.explain(failure, leased));
         }
         let pause = self.attempts.backoff.pause(failure.retry_after());

@@ -19,6 +19,7 @@ use crate::support::memory_source::MemorySource;
 
 mod compressed;
 mod damaged;
+mod own_index;
 mod plain;
 
 /// How a test's archive is packed.

@@ -13,7 +13,7 @@ use refmount::layer::tar::{TarItem, TarReader};
 use refmount::layer::toc::Toc;
 use refmount::layer::{Entry, EntryKind, Extents, Timestamp};
 
-mod estargz;
+pub(crate) mod estargz;
 mod flatbuffer;
 mod hostile;
 pub(crate) mod soci;

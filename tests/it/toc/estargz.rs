@@ -59,7 +59,7 @@ fn blob_of(members: &[&[u8]], entries: impl Fn(&[u64]) -> Value) -> Vec<u8> {
     blob
 }
 
-pub(super) fn footer_of(toc_offset: u64) -> Vec<u8> {
+pub(crate) fn footer_of(toc_offset: u64) -> Vec<u8> {
     let mut footer = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x1a\0SG\x16\0".to_vec();
     footer.extend_from_slice(format!("{toc_offset:016x}STARGZ").as_bytes());
     footer.extend_from_slice(b"\x01\0\0\xff\xff\0\0\0\0\0\0\0\0");

@@ -62,6 +62,13 @@ impl Sample {
     }
 }
 
+/// The layer that gzip makes of `stream`, and a zTOC for it.
+pub(crate) fn layer_and_ztoc(stream: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
+    let sample = Sample::new(stream);
+    let ztoc = document(&sample.ztoc(sample.files(), false));
+    (sample.blob, ztoc)
+}
+
 /// Good zTOCs of a layer without points but its start, which are small, and some with one flaw.
 pub(crate) fn seeds() -> Vec<(String, Vec<u8>)> {
     let sample = Sample::new(super::hostile::tar_of("a", &[1; 700]));

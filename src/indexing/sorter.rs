@@ -94,8 +94,8 @@ impl Sorter {
         let start = self.stream_offset;
         let end = start + block.len() as u64;
         self.read_entries(&block)?;
-        self.to_window(&block)?;
-        self.to_members(&block, start, end)?;
+        self.sort_into_window(&block)?;
+        self.sort_into_members(&block, start, end)?;
         self.stream_offset = end;
         Ok(())
     }
@@ -118,7 +118,7 @@ impl Sorter {
     }
 
     /// The block as a chunk of its window.
-    fn to_window(&mut self, block: &Bytes) -> Result<()> {
+    fn sort_into_window(&mut self, block: &Bytes) -> Result<()> {
         let (window, chunk) =
             (self.stream_offset / WINDOW_BYTES, self.stream_offset % WINDOW_BYTES / CHUNK_BYTES);
         let number = window_number(window);
@@ -147,7 +147,7 @@ impl Sorter {
     }
 
     /// The parts of the block, `start..end` of the stream, that are members'.
-    fn to_members(&mut self, block: &Bytes, start: u64, end: u64) -> Result<()> {
+    fn sort_into_members(&mut self, block: &Bytes, start: u64, end: u64) -> Result<()> {
         let mut at = start;
         while at < end {
             if self.member.as_ref().is_none_or(|open| open.end() <= at) {

@@ -17,6 +17,7 @@ mod segments;
 mod sorter;
 mod spans;
 mod stream;
+mod turn;
 mod walk;
 
 use std::collections::HashMap;

@@ -20,6 +20,7 @@ use super::prove::{self, Outcome};
 use super::segments::{WINDOW_BYTES, member_number, window_number};
 use super::sorter::{Sorted, Sorter};
 use super::stream::{DecodedStream, PlainStream};
+use super::turn::Turn;
 use super::{Expected, Layer, Stage, own_index, walk};
 
 /// Readings of a layer whose bytes turn out to be wrong, each from the next source.
@@ -65,10 +66,10 @@ async fn read(layer: &Arc<Layer>) -> Result<Option<Stage>> {
         return Ok(Some(Stage::NoArchive(why.into())));
     }
     layer.stage.send_replace(Stage::Reading);
-    let _turn = layer.layers.readings.clone().acquire_owned().await;
+    let mut turn = Turn::take(&layer.layers.readings).await;
     let mut attempt = 1;
     loop {
-        match read_once(layer, probed).await {
+        match read_once(layer, &mut turn, probed).await {
             Err(error) if is_about_bytes(&error, probed) && attempt < ATTEMPTS_MAX => {
                 tracing::warn!(digest = %layer.blob, error = error.chain(), "reading the layer once more");
                 layer.sources.fail_over();
@@ -95,20 +96,20 @@ fn is_about_bytes(error: &Error, probed: Probe) -> bool {
     error.kind() == ErrorKind::Corrupt || (error.kind() == ErrorKind::Invalid && probed.codec.is_none())
 }
 
-async fn read_once(layer: &Arc<Layer>, probed: Probe) -> Result<Option<Stage>> {
+async fn read_once(layer: &Arc<Layer>, turn: &mut Turn, probed: Probe) -> Result<Option<Stage>> {
     layer.forget_findings();
     if probed.codec == Some(Codec::Zstd)
         && layer.expected == Expected::Archive
-        && let Some(table) = own_index::seek_table(layer).await?
+        && let Some(table) = turn.lend_while(own_index::seek_table(layer)).await?
     {
-        return by_seek_table(layer, table).await;
+        return by_seek_table(layer, turn, table).await;
     }
     if let Some(codec) = probed.codec {
-        return decode(layer, codec).await;
+        return decode(layer, turn, codec).await;
     }
     let stream = PlainStream { blob: layer.blob.clone(), bytes: layer.blob_bytes };
     layer.opened(Arc::new(stream), Vec::new(), layer.stored_proof());
-    let warnings = walk_unchecked(layer, layer.blob_bytes).await?;
+    let warnings = walk_unchecked(layer, turn, layer.blob_bytes).await?;
     let stage = known(layer, parts(layer, LayerStream::Plain, layer.blob_bytes, warnings), None);
     layer.prove_if_complete();
     Ok(stage)
@@ -164,21 +165,21 @@ fn keep(layer: &Layer, index: &LayerIndex) {
 }
 
 /// The walk over a layer of many frames, which can be entered at each of them.
-async fn by_seek_table(layer: &Arc<Layer>, table: RestartTable) -> Result<Option<Stage>> {
+async fn by_seek_table(layer: &Arc<Layer>, turn: &mut Turn, table: RestartTable) -> Result<Option<Stage>> {
     let stream_bytes = table.stream_bytes();
     let points = layer.points.get_or_init(|| Arc::new(Points::complete(table.clone())));
     let stream =
         DecodedStream { blob: layer.blob.clone(), blob_bytes: layer.blob_bytes, points: Arc::clone(points) };
     layer.opened(Arc::new(stream), Vec::new(), None);
-    let warnings = walk_unchecked(layer, stream_bytes).await?;
+    let warnings = walk_unchecked(layer, turn, stream_bytes).await?;
     let mut parts = parts(layer, LayerStream::Restart(table), stream_bytes, warnings);
     parts.carried = Some("seek table".into());
     Ok(known(layer, parts, None))
 }
 
 /// A walk over bytes that nobody has checked.
-async fn walk_unchecked(layer: &Arc<Layer>, stream_bytes: u64) -> Result<Vec<String>> {
-    let walked = walk::walk(layer, stream_bytes).await;
+async fn walk_unchecked(layer: &Arc<Layer>, turn: &mut Turn, stream_bytes: u64) -> Result<Vec<String>> {
+    let walked = walk::walk(layer, turn, stream_bytes).await;
     if walked.is_err() {
         // The next attempt gets others.
         for feed in layer.segments()?.feeds() {
@@ -189,7 +190,7 @@ async fn walk_unchecked(layer: &Arc<Layer>, stream_bytes: u64) -> Result<Vec<Str
 }
 
 /// The pass over a compressed layer.
-async fn decode(layer: &Arc<Layer>, codec: Codec) -> Result<Option<Stage>> {
+async fn decode(layer: &Arc<Layer>, turn: &mut Turn, codec: Codec) -> Result<Option<Stage>> {
     let points = Arc::clone(layer.points.get_or_init(|| Arc::new(Points::growing(codec))));
     if points.codec() != codec {
         let text = "the bytes are compressed in another way than before";
@@ -199,7 +200,7 @@ async fn decode(layer: &Arc<Layer>, codec: Codec) -> Result<Option<Stage>> {
     let stream =
         DecodedStream { blob: layer.blob.clone(), blob_bytes: layer.blob_bytes, points: Arc::clone(&points) };
     layer.opened(Arc::new(stream), Vec::new(), None);
-    let passed = pass_over(layer, points).await?;
+    let passed = pass_over(layer, turn, points).await?;
     let Passed { sorted, points, diff_id, stream_bytes } = passed;
     let (warnings, proofs) = match sorted {
         Sorted::Archive { warnings, proofs } => (warnings, proofs),
@@ -216,7 +217,7 @@ async fn decode(layer: &Arc<Layer>, codec: Codec) -> Result<Option<Stage>> {
     Ok(known(layer, parts, Some(LayerProof::of_segments(layer.identity.clone(), proofs))))
 }
 
-async fn pass_over(layer: &Arc<Layer>, points: Arc<Points>) -> Result<Passed> {
+async fn pass_over(layer: &Arc<Layer>, turn: &mut Turn, points: Arc<Points>) -> Result<Passed> {
     let segments = layer.segments()?;
     segments.begin_passages();
     // Ends the passages also when this is given up.
@@ -225,7 +226,7 @@ async fn pass_over(layer: &Arc<Layer>, points: Arc<Points>) -> Result<Passed> {
     let sorter = Sorter::new(Arc::clone(layer), layer.expected == Expected::Archive, room);
     let sources = Arc::clone(&layer.sources);
     let sequence = Sequence::new(sources, layer.blob.clone(), layer.blob_bytes, layer.counter());
-    let passed = pass::run(sequence, &layer.blob, layer.blob_bytes, points, sorter).await;
+    let passed = pass::run(sequence, turn, &layer.blob, layer.blob_bytes, points, sorter).await;
     if let Err(error) = &passed {
         segments.end_passages(Some(error));
         if error.kind() == ErrorKind::Corrupt {
@@ -356,14 +357,14 @@ pub(super) async fn verify(layer: &Arc<Layer>, index: &Arc<LayerIndex>) -> Resul
 
 /// Checks a compressed layer, whose index came from elsewhere, by a pass over it.
 async fn verify_by_pass(layer: &Arc<Layer>, index: &LayerIndex) -> Result<()> {
-    let _turn = layer.layers.readings.clone().acquire_owned().await;
+    let mut turn = Turn::take(&layer.layers.readings).await;
     if layer.is_proven() {
         return Ok(());
     }
     let points = layer.points.get().map(Arc::clone).ok_or_else(|| {
         Error::new(ErrorKind::Io, format!("nothing of layer {} was opened yet", layer.blob))
     })?;
-    let Passed { sorted, points, diff_id, stream_bytes } = pass_over(layer, points).await?;
+    let Passed { sorted, points, diff_id, stream_bytes } = pass_over(layer, &mut turn, points).await?;
     let Sorted::Archive { warnings, proofs } = sorted else {
         return Err(Error::new(ErrorKind::Corrupt, format!("layer {} is no archive", layer.blob)));
     };

@@ -17,6 +17,7 @@ use crate::layer::restart::RestartTable;
 
 use super::points::Points;
 use super::sorter::{Sorted, Sorter};
+use super::turn::Turn;
 
 /// Pieces of the blob that wait for the decoder: about two mebibytes of what a connection gives at once.
 const PIECES_AHEAD: usize = 64;
@@ -39,13 +40,14 @@ enum Hashed {
     Stream(Bytes),
 }
 
-/// Reads all of `sequence` as the blob `blob`.
+/// Reads all of `sequence` as the blob `blob`, in its `turn`.
 ///
 /// # Errors
 /// What the sources failed with; `Invalid` and `Unsupported` for a layer that is malformed, with the place; `Corrupt`
 /// when the blob does not match its digest.
 pub(super) async fn run(
     mut sequence: Sequence,
+    turn: &mut Turn,
     blob: &Digest,
     blob_bytes: u64,
     points: Arc<Points>,
@@ -60,7 +62,7 @@ pub(super) async fn run(
     let sorting = tokio::task::spawn_blocking(move || sort(sorter, sort_in));
     let algorithm = blob.algorithm();
     let hashing = tokio::task::spawn_blocking(move || hash(algorithm, hash_in));
-    let fetched = fetch(&mut sequence, &pieces, &to_hash).await;
+    let fetched = fetch(&mut sequence, turn, &pieces, &to_hash).await;
     // The ends of the channels, and with them of the stages.
     drop((pieces, to_hash));
     let broken = |_| Error::new(ErrorKind::Io, "a stage of the pass broke off");
@@ -81,8 +83,13 @@ pub(super) async fn run(
 }
 
 /// Hands the blob on, piece by piece, for as long as it is taken.
-async fn fetch(sequence: &mut Sequence, pieces: &Sender<Bytes>, to_hash: &Sender<Hashed>) -> Result<()> {
-    while let Some(piece) = sequence.next().await? {
+async fn fetch(
+    sequence: &mut Sequence,
+    turn: &mut Turn,
+    pieces: &Sender<Bytes>,
+    to_hash: &Sender<Hashed>,
+) -> Result<()> {
+    while let Some(piece) = turn.lend_while(sequence.next()).await? {
         let hashed = to_hash.send(Hashed::Blob(piece.clone())).await;
         if hashed.is_err() || pieces.send(piece).await.is_err() {
             break;

@@ -14,6 +14,7 @@ use crate::layer::tar::TarReader;
 use super::Layer;
 use super::segments::{WINDOW_BYTES, window_number};
 use super::sorter::{end_warnings, member_of};
+use super::turn::Turn;
 
 /// Between the attempts to get a chunk: those of the fetch itself are used up then.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
@@ -26,14 +27,14 @@ const ATTEMPT: Duration = Duration::from_secs(100);
 ///
 /// # Errors
 /// Those of the tar reader; what the sources failed with for good.
-pub(super) async fn walk(layer: &Arc<Layer>, stream_bytes: u64) -> Result<Vec<String>> {
+pub(super) async fn walk(layer: &Arc<Layer>, turn: &mut Turn, stream_bytes: u64) -> Result<Vec<String>> {
     let mut reader = TarReader::new();
     let mut ahead = Ahead::default();
     while reader.stream_offset() < stream_bytes {
         let start = reader.stream_offset();
         let end = (start / CHUNK_BYTES + 1).saturating_mul(CHUNK_BYTES).min(stream_bytes);
         ahead.reach(layer, start / CHUNK_BYTES, stream_bytes)?;
-        let chunk = read(layer, start, end).await?;
+        let chunk = turn.lend_while(read(layer, start, end)).await?;
         take(layer, &mut reader, &chunk)?;
         // What of the body lies beyond the stream's end is missing, as the reader will say.
         let rest = stream_bytes.saturating_sub(reader.stream_offset());

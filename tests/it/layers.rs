@@ -21,6 +21,7 @@ mod compressed;
 mod damaged;
 mod own_index;
 mod plain;
+mod waiting;
 
 /// How a test's archive is packed.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,0 +1,35 @@
+//! First readings and checks whose source does not answer.
+
+use super::*;
+
+use refmount::base::ErrorKind;
+
+use crate::support::memory_source::Fault;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_of_a_source_that_is_away_do_not_keep_others_from_being_read() {
+    for packing in [Packing::Plain, Packing::Gzip] {
+        let good = Site::new(sample(packing));
+        let layers = good.layers(&good.cache(64));
+        let away: Vec<Site> = (0..3)
+            .map(|seed| Site::new(packed(vec![("file", random_bytes(seed, 400_000))], packing)))
+            .collect();
+        let mut waiting = Vec::new();
+        for site in &away {
+            // The first bytes come, and nothing after them.
+            site.source.schedule([Fault::None]);
+            site.source.schedule(vec![Fault::Refused(ErrorKind::Unavailable); 10_000]);
+            waiting.push(site.open(&layers));
+        }
+        for mount in &waiting {
+            assert!(matches!(mount.layer.opening().await, Stage::Reading));
+        }
+        let mount = good.open(&layers);
+        good.read_all(&mount).await;
+        // And they are read when it is back.
+        for (site, mount) in away.iter().zip(&waiting) {
+            site.source.clear_faults();
+            site.read_all(mount).await;
+        }
+    }
+}

@@ -1,14 +1,20 @@
 //! What all segments of one cache directory share: where it is, how much of it is used, what time its
 //! clock shows, and how the disk is.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::health::{self, Health};
 use super::map::BootId;
 use super::owner::Owner;
+use super::stored::StoredSegment;
 use super::{CacheCounters, CachePaths};
+
+/// Data files that stay open for the next reader, of all segments together. An archive has one for each of its large
+/// files, and the usual limit of a process is 1,024 descriptors; opening one again takes some microseconds.
+pub(super) const KEPT_OPEN_MAX: usize = 256;
 
 /// The guard of `mutex`. A panic elsewhere does not stop the cache: every section under a lock leaves
 /// what it guards whole.
@@ -74,6 +80,8 @@ pub(super) struct Disk {
     /// Advances by two with every store, to an even number; what is read between two stores was used at the odd
     /// one between them. So a hit only reads the clock, and a chunk that is read again and again is noted once.
     clock: AtomicU64,
+    /// Those whose data file was opened and may still be, the first one opened first.
+    kept_open: Mutex<VecDeque<Weak<StoredSegment>>>,
 }
 
 impl Disk {
@@ -87,7 +95,15 @@ impl Disk {
             chunk_bytes: AtomicU64::new(0),
             document_bytes: AtomicU64::new(0),
             clock: AtomicU64::new(0),
+            kept_open: Mutex::default(),
         }
+    }
+
+    /// Notes that `segment` keeps its data file open; returns the one that is to close its own for it.
+    pub(super) fn kept_open(&self, segment: &Arc<StoredSegment>) -> Option<Arc<StoredSegment>> {
+        let mut kept = lock(&self.kept_open);
+        kept.push_back(Arc::downgrade(segment));
+        if kept.len() > KEPT_OPEN_MAX { kept.pop_front()?.upgrade() } else { None }
     }
 
     /// Bytes of chunks and documents.

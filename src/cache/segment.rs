@@ -137,7 +137,7 @@ impl Segment {
         let mut damaged = Vec::new();
         let mut vanished = false;
         let mut why = None;
-        let data = data.map_or_else(|| self.stored.open_data(incarnation), |data| Ok(Some(data)));
+        let data = data.map_or_else(|| self.stored.open_data(disk, incarnation), |data| Ok(Some(data)));
         match data {
             Ok(Some(data)) => {
                 damaged.extend(unchecked.into_iter().filter(|chunk| !self.check(&data, incarnation, *chunk)));

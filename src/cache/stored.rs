@@ -3,7 +3,7 @@
 //! Data: a sparse file as long as the segment, byte for byte the stream. Map: see `map`. Files are opened
 //! by name for each change, and used only if the segment is still in the incarnation in which the change
 //! began; so what was removed from outside is noticed, and no change reaches the files of a later
-//! incarnation. Only the descriptor for reading is kept.
+//! incarnation. Only the descriptor for reading is kept, for the segments that were read last.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -179,7 +179,12 @@ impl StoredSegment {
     }
 
     /// The data file for reading, in `incarnation`; none in another one.
-    pub(super) fn open_data(&self, incarnation: u64) -> io::Result<Option<Arc<File>>> {
+    /// Of all segments, only the last [`super::disk::KEPT_OPEN_MAX`] that were opened keep theirs.
+    pub(super) fn open_data(
+        self: &Arc<Self>,
+        disk: &Disk,
+        incarnation: u64,
+    ) -> io::Result<Option<Arc<File>>> {
         {
             let chunks = self.chunks();
             if chunks.incarnation != incarnation {
@@ -194,7 +199,13 @@ impl StoredSegment {
         if chunks.incarnation != incarnation || chunks.leaving {
             return Ok(None);
         }
-        Ok(Some(Arc::clone(chunks.data.get_or_insert(data))))
+        let data = Arc::clone(chunks.data.get_or_insert(data));
+        drop(chunks);
+        if let Some(longest_open) = disk.kept_open(self) {
+            // Whoever reads right now has its own; the next one opens it again.
+            longest_open.chunks().data = None;
+        }
+        Ok(Some(data))
     }
 
     /// Evicts one chunk that was not used after `tick`, if nobody uses it.

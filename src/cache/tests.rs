@@ -360,3 +360,23 @@ fn documents_do_not_crowd_out_everything_else() {
     let files = files_below(&cache.paths().documents(DocumentKind::Manifest));
     assert_eq!(files.iter().map(|file| std::fs::metadata(file).unwrap().len()).sum::<u64>(), 50_048);
 }
+
+#[test]
+fn reading_thousands_of_segments_does_not_use_up_the_descriptors() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = open(directory.path());
+    let segments: Vec<_> = (0..1000).map(|number| cache.segment(&id(number), 10).unwrap()).collect();
+    let mut buffer = Vec::new();
+    for _ in 0..2 {
+        for (seed, segment) in (0..).zip(&segments) {
+            store(segment, &content(seed, 10), 0);
+            assert!(segment.read(0..10, &mut buffer));
+            assert_eq!(buffer, content(seed, 10));
+        }
+    }
+    let is_ours = |link: &std::fs::DirEntry| {
+        std::fs::read_link(link.path()).is_ok_and(|target| target.starts_with(directory.path()))
+    };
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().map(Result::unwrap).filter(is_ours).count();
+    assert!((1..300).contains(&open), "{open}");
+}

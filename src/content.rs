@@ -154,7 +154,7 @@ impl Content {
         if self.settings.verify_before_read && !is_verified(layer) {
             match layer {
                 LayerContent::Whole(lease) => lease.feed().verified().await?,
-                LayerContent::Parts(lease) => lease.layer().verified().await?,
+                LayerContent::Parts(lease) => lease.layer().verified(self.settings.read_timeout).await?,
             }
         }
         let mut out = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or_default());

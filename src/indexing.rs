@@ -193,6 +193,8 @@ pub struct Layer {
     findings: Mutex<Findings>,
     /// Of the blob, as the first reading took them.
     pass_bytes: Arc<AtomicU64>,
+    /// Raised as a reading or a check comes on.
+    steps: AtomicU64,
     is_proving: AtomicBool,
     mismatches: AtomicU32,
     reading: Mutex<Option<AbortHandle>>,
@@ -233,6 +235,7 @@ impl Layer {
             stage: watch::Sender::new(Stage::Opening),
             findings: Mutex::default(),
             pass_bytes: Arc::default(),
+            steps: AtomicU64::new(0),
             is_proving: AtomicBool::new(false),
             mismatches: AtomicU32::new(0),
             reading: Mutex::default(),
@@ -419,6 +422,7 @@ impl Layer {
 
     /// Something came.
     fn progressed(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
         for (_, watcher) in &lock(&self.findings).watchers {
             watcher(Found::Progress);
         }
@@ -532,11 +536,35 @@ impl Layer {
         });
     }
 
-    /// Waits until all of the layer was fetched and matched its digest.
+    /// Waits until all of the layer was fetched and matched its digest, as long as it comes on within `limit` each time.
     ///
     /// # Errors
-    /// What fetching failed with; `Corrupt` when it does not match.
-    pub async fn verified(self: &Arc<Self>) -> Result<()> {
+    /// What fetching failed with; `Corrupt` when it does not match; `TimedOut`.
+    pub async fn verified(self: &Arc<Self>, limit: Duration) -> Result<()> {
+        let checked = self.checked();
+        tokio::pin!(checked);
+        let progress = || (self.steps.load(Ordering::Relaxed), self.network_bytes());
+        loop {
+            let before = progress();
+            match tokio::time::timeout(limit, &mut checked).await {
+                Ok(result) => return result,
+                Err(_) if progress() != before => {}
+                Err(_) => return Err(self.unchecked_after(limit)),
+            }
+        }
+    }
+
+    fn unchecked_after(&self, limit: Duration) -> Error {
+        let text = format!(
+            "layer {} from {}: all of it is to be checked first, and nothing came within {:.1} s",
+            self.blob,
+            self.sources.names(),
+            limit.as_secs_f64()
+        );
+        Error::new(ErrorKind::TimedOut, text)
+    }
+
+    async fn checked(self: &Arc<Self>) -> Result<()> {
         match self.settled().await {
             Stage::Known(index) if !self.is_proven() => first_reading::verify(self, &index).await,
             Stage::Failed(error) => Err(error),

@@ -78,6 +78,7 @@ pub(super) fn read(layer: &Arc<Layer>, index: &LayerIndex) -> Result<Outcome> {
             hasher.update(&block);
         }
         contents.take(&block);
+        layer.progressed();
         block.resize(CHUNK_BYTES as usize, 0);
         let window = window_number(start / WINDOW_BYTES);
         digests.entry(window).or_default().push(*blake3::hash(&block).as_bytes());

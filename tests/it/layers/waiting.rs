@@ -33,3 +33,28 @@ async fn layers_of_a_source_that_is_away_do_not_keep_others_from_being_read() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_waits_for_the_check_of_a_layer_fails_when_nothing_comes_any_more() {
+    let limit = Duration::from_millis(500);
+    let settings = ContentSettings { verify_before_read: true, read_timeout: limit, ..SETTINGS };
+    for packing in [Packing::Plain, Packing::Gzip, Packing::Zstd] {
+        let site = Site::new(sample(packing));
+        let layers = site.layers(&site.cache(64));
+        // Where the files are is known; nothing of them is here.
+        let known = Site::new(sample(packing));
+        let index = known.open(&known.layers(&known.cache(64))).index().await;
+        site.source.schedule([Fault::None]);
+        site.source.schedule(vec![Fault::Refused(ErrorKind::Unavailable); 10_000]);
+        let mount = site.open_with(&layers, settings);
+        mount.layer.opening().await;
+        let file = body(&index, "a/small");
+        let read = tokio::time::timeout(20 * limit, mount.content.read(&file, 0..10));
+        let error = read.await.expect("it ends").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(error.chain().contains(site.digest.as_str()), "{}", error.chain());
+        // And it is read when it is back.
+        site.source.clear_faults();
+        site.read_all(&mount).await;
+    }
+}

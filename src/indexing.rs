@@ -3,7 +3,7 @@
 //! The noun is the [`Layer`]: one for each that is in use, shared by all mounts of the owner. It is *known* once its
 //! [`LayerIndex`] is there: from the cache at once, or after a first reading in the background. While that goes on, whoever
 //! watches is told each entry as it is found, and what was found can be read: the bytes come from the segments of
-//! the layer's stream ([`segments`]), which the reading fills as it goes by. A layer is known, fails for good, or turns
+//! the layer's stream (`segments`), which the reading fills as it goes by. A layer is known, fails for good, or turns
 //! out not to be an archive at all; a source that is away for a while is none of these, and the reading goes on when it
 //! comes back. Nothing here knows a mount, a tree or a path of an artifact.
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use refmount::base::Result;
 use refmount::layer::tar::{TarEnd, TarItem, TarReader};
-use refmount::layer::{Entry, EntryKind, Extents, Timestamp, Xattr};
+use refmount::layer::{Entry, EntryKind, Timestamp, Xattr};
+
+use crate::support::extents::content;
 
 pub(crate) mod archive;
 mod differential;
@@ -115,23 +117,4 @@ fn shown_xattrs(xattrs: &[Xattr]) -> BTreeMap<String, String> {
 /// Each byte as the character of its number, as the scripts write bytes.
 fn latin(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
-}
-
-/// A file's bytes, holes and all.
-fn content(archive: &[u8], size: u64, extents: &Extents) -> Vec<u8> {
-    let place = |offset: u64, length: u64| {
-        &archive[usize::try_from(offset).unwrap()..usize::try_from(offset + length).unwrap()]
-    };
-    match extents {
-        Extents::Contiguous { stream_offset } => place(*stream_offset, size).to_vec(),
-        Extents::Sparse(extents) => {
-            let mut bytes = vec![0; usize::try_from(size).unwrap()];
-            for extent in extents.iter() {
-                let start = usize::try_from(extent.file_offset).unwrap();
-                let piece = place(extent.stream_offset, extent.length);
-                bytes[start..start + piece.len()].copy_from_slice(piece);
-            }
-            bytes
-        }
-    }
 }

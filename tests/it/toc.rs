@@ -13,6 +13,8 @@ use refmount::layer::tar::{TarItem, TarReader};
 use refmount::layer::toc::Toc;
 use refmount::layer::{Entry, EntryKind, Extents, Timestamp};
 
+use crate::support::extents::content;
+
 pub(crate) mod estargz;
 mod flatbuffer;
 mod hostile;
@@ -107,25 +109,6 @@ fn tar_entries(stream: &[u8]) -> Vec<Entry> {
     }
     reader.finish().unwrap();
     entries
-}
-
-/// A file's bytes, holes and all.
-fn content(stream: &[u8], size: u64, extents: &Extents) -> Vec<u8> {
-    let place = |offset: u64, length: u64| {
-        &stream[usize::try_from(offset).unwrap()..usize::try_from(offset + length).unwrap()]
-    };
-    match extents {
-        Extents::Contiguous { stream_offset } => place(*stream_offset, size).to_vec(),
-        Extents::Sparse(extents) => {
-            let mut bytes = vec![0; usize::try_from(size).unwrap()];
-            for extent in extents.iter() {
-                let start = usize::try_from(extent.file_offset).unwrap();
-                let piece = place(extent.stream_offset, extent.length);
-                bytes[start..start + piece.len()].copy_from_slice(piece);
-            }
-            bytes
-        }
-    }
 }
 
 /// Entries with their contents by path, with no trace of where these lay.

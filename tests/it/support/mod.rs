@@ -4,6 +4,7 @@ pub(crate) mod artifact;
 pub(crate) mod connection;
 pub(crate) mod debian_image;
 pub(crate) mod docker_registry;
+pub(crate) mod extents;
 pub(crate) mod fault_registry;
 pub(crate) mod memory_source;
 pub(crate) mod pattern;

@@ -122,6 +122,11 @@ pub(super) async fn read(layer: &Layer, own: &OwnIndex) -> Result<IndexParts> {
         let text = format!("the name of {:?} was not UTF-8, which its JSON cannot hold", entry.path);
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
+    if let Some(span) = spans.spans().find(|span| span.digest.is_none()) {
+        // Its stream is not what the layer's own digest is of, so that nothing else could ever prove it.
+        let text = format!("it has no digest of the chunk at {} of the layer", span.compressed_offset);
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
     Ok(IndexParts {
         layer: layer.blob.clone(),
         blob_bytes: layer.blob_bytes,

@@ -8,7 +8,7 @@ use refmount::base::{CHUNK_BYTES, Digest};
 use refmount::cache::Cache;
 use refmount::content::{Content, ContentSettings, LayerContent};
 use refmount::fetch::Fetcher;
-use refmount::indexing::{Expected, Found, Layer, LayerSpec, Layers, Stage};
+use refmount::indexing::{Expected, Found, Layer, LayerSpec, Layers, OwnIndex, Stage};
 use refmount::layer::{EntryKind, FileBody, LayerIndex};
 use refmount::registry::BlobSource;
 use tempfile::TempDir;
@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use crate::content::{SETTINGS, open_cache, random_bytes};
 use crate::support::memory_source::MemorySource;
 
+mod carried;
 mod compressed;
 mod damaged;
 mod own_index;
@@ -79,6 +80,8 @@ pub(super) struct Site {
     pub(super) sample: Sample,
     pub(super) digest: Digest,
     pub(super) source: Arc<MemorySource>,
+    /// What the manifest says that the layer carries.
+    pub(super) own_index: Option<OwnIndex>,
     pub(super) directory: TempDir,
 }
 
@@ -86,7 +89,8 @@ impl Site {
     pub(super) fn new(sample: Sample) -> Self {
         let (source, digests) = MemorySource::new([sample.blob.clone()]);
         let digest = digests[0].clone();
-        Self { sample, digest, source: Arc::new(source), directory: tempfile::tempdir().unwrap() }
+        let directory = tempfile::tempdir().unwrap();
+        Self { sample, digest, source: Arc::new(source), own_index: None, directory }
     }
 
     pub(super) fn layers(&self, cache: &Arc<Cache>) -> Arc<Layers> {
@@ -105,7 +109,8 @@ impl Site {
         let source: Arc<dyn BlobSource> = self.source.clone();
         let blob = self.digest.clone();
         let blob_bytes = self.sample.blob.len() as u64;
-        let spec = LayerSpec { blob, blob_bytes, expected: Expected::Archive, own_index: None };
+        let own_index = self.own_index.clone();
+        let spec = LayerSpec { blob, blob_bytes, expected: Expected::Archive, own_index };
         let lease = layers.open(&spec, source, settings.fetch()).unwrap();
         let layer = Arc::clone(lease.layer());
         Mount { layer, content: Content::of(vec![LayerContent::Parts(lease)], settings) }

@@ -63,8 +63,8 @@ async fn a_blob_that_is_never_right_fails_for_good() {
     let mut source = MemorySource::default();
     let digest = Digest::of(refmount::base::Algorithm::Sha256, &good.blob);
     source.add_wrong(digest.clone(), wrong.blob.clone());
-    let site =
-        Site { sample: wrong, digest, source: Arc::new(source), directory: tempfile::tempdir().unwrap() };
+    let directory = tempfile::tempdir().unwrap();
+    let site = Site { sample: wrong, digest, source: Arc::new(source), own_index: None, directory };
     let layers = site.layers(&site.cache(64));
     let mount = site.open(&layers);
     let stage = mount.settled().await;

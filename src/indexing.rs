@@ -213,6 +213,14 @@ struct Findings {
     watches: u64,
 }
 
+impl Findings {
+    /// What was found in the archive, for a reading from the start.
+    fn forget(&mut self) {
+        self.entries = Vec::new();
+        self.root = None;
+    }
+}
+
 impl std::fmt::Debug for Layer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Layer").field("blob", &self.blob).finish_non_exhaustive()
@@ -433,9 +441,7 @@ impl Layer {
         if let Some(segments) = self.segments.get() {
             segments.reset();
         }
-        let mut findings = lock(&self.findings);
-        findings.entries = Vec::new();
-        findings.root = None;
+        lock(&self.findings).forget();
     }
 
     /// Has `watcher` told all entries, those found before first, while the layer is being read.

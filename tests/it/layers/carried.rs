@@ -2,7 +2,7 @@
 
 use super::*;
 
-use refmount::base::Algorithm;
+use refmount::base::{Algorithm, ErrorKind};
 use serde_json::json;
 
 use crate::support::memory_source::Fault;
@@ -38,6 +38,26 @@ fn estargz(has_digest: impl Fn(&str) -> bool) -> Site {
     site
 }
 
+/// The sample as frames of zstd, and a table of them.
+fn seekable() -> Site {
+    let plain = sample(Packing::Plain);
+    let (mut blob, mut table) = (Vec::new(), Vec::new());
+    for part in plain.tar.chunks(300_000) {
+        let frame = zstd::encode_all(part, 1).unwrap();
+        table.extend((frame.len() as u32).to_le_bytes());
+        table.extend((part.len() as u32).to_le_bytes());
+        blob.extend(frame);
+    }
+    let frames = table.len() as u32 / 8;
+    table.extend(frames.to_le_bytes());
+    table.push(0);
+    table.extend(0x8f92_eab1_u32.to_le_bytes());
+    blob.extend(0x184d_2a5e_u32.to_le_bytes());
+    blob.extend((table.len() as u32).to_le_bytes());
+    blob.extend(table);
+    Site::new(Sample { blob, ..plain })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn chunks_of_a_table_of_contents_are_proven_one_by_one() {
     for settings in [SETTINGS, BEFORE_READ] {
@@ -69,4 +89,21 @@ async fn a_table_of_contents_that_leaves_chunks_unproven_is_not_used() {
         site.read_all(&mount).await;
         assert!(mount.layer.is_proven());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_of_a_layer_with_a_seek_table_can_be_broken_off_and_done_again() {
+    let site = seekable();
+    let layers = site.layers(&site.cache(64));
+    let mount = site.open_with(&layers, BEFORE_READ);
+    let index = mount.index().await;
+    assert_eq!(index.carried(), Some("seek table"));
+    let small = body(&index, "a/small");
+    // All entries are found again before it breaks off.
+    let end = site.sample.blob.len() as u64;
+    site.source.schedule([Fault::Truncated(end - 200), Fault::Refused(ErrorKind::NotFound)]);
+    let error = mount.content.read(&small, 0..10).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    site.read_all(&mount).await;
+    assert!(mount.layer.is_proven());
 }

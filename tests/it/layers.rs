@@ -17,7 +17,6 @@ use tokio::runtime::Handle;
 use crate::content::{SETTINGS, open_cache, random_bytes};
 use crate::support::memory_source::MemorySource;
 
-mod carried;
 mod compressed;
 mod damaged;
 mod own_index;

@@ -6,7 +6,6 @@ use std::sync::Mutex;
 
 use refmount::base::{Algorithm, ErrorKind};
 use refmount::content::Standing;
-use refmount::indexing::OwnIndex;
 use refmount::oci::Descriptor;
 use serde_json::json;
 
@@ -14,20 +13,23 @@ use crate::support::memory_source::Fault;
 use crate::tar::archive::{Block, file};
 use crate::toc::estargz::footer_of;
 
+const BEFORE_READ: ContentSettings = ContentSettings { verify_before_read: true, ..SETTINGS };
+
 /// Bytes of a chunk of the eStargz layers here: not ours.
 const PART_BYTES: usize = 1_300_000;
 
-/// An eStargz layer of `files`, and the digest of its table of contents.
-fn estargz(files: &[(&'static str, Vec<u8>)]) -> (Vec<u8>, Digest) {
+/// An eStargz layer of `files`, and the digest of its table of contents, which has the digests of the chunks of those
+/// for which `has_digest`.
+fn estargz(files: &[(&'static str, Vec<u8>)], has_digest: impl Fn(&str) -> bool) -> (Vec<u8>, Digest) {
     let (mut blob, mut entries) = (Vec::new(), Vec::new());
     for (name, bytes) in files {
         blob.extend(gzip(&Block::new(name, b'0', bytes.len() as u64).0));
         for (at, part) in bytes.chunks(PART_BYTES).enumerate() {
-            let digest = Digest::of(Algorithm::Sha256, part);
+            let digest = has_digest(name).then(|| Digest::of(Algorithm::Sha256, part).to_string());
             entries.push(json!({
                 "name": name, "type": if at == 0 { "reg" } else { "chunk" }, "size": bytes.len(),
                 "offset": blob.len(), "chunkOffset": at * PART_BYTES, "chunkSize": part.len(),
-                "chunkDigest": digest, "mode": 0o644,
+                "chunkDigest": digest.unwrap_or_default(), "mode": 0o644,
             }));
             blob.extend(gzip(part));
         }
@@ -45,26 +47,37 @@ fn estargz(files: &[(&'static str, Vec<u8>)]) -> (Vec<u8>, Digest) {
     (blob, Digest::of(Algorithm::Sha256, toc.as_bytes()))
 }
 
-fn estargz_site() -> (Site, Digest) {
+/// The sample as an eStargz layer that the manifest vouches for.
+fn estargz_site(has_digest: impl Fn(&str) -> bool) -> Site {
     let files = sample(Packing::Plain).files;
-    let (blob, toc) = estargz(&files);
-    (Site::new(Sample { files, tar: Vec::new(), blob }), toc)
+    let (blob, toc) = estargz(&files, has_digest);
+    let mut site = Site::new(Sample { files, tar: Vec::new(), blob });
+    site.own_index = Some(OwnIndex::Estargz(toc));
+    site
 }
 
-fn open_by(site: &Site, layers: &Arc<Layers>, own_index: OwnIndex) -> Mount {
-    let source: Arc<dyn BlobSource> = site.source.clone();
-    let (blob, blob_bytes) = (site.digest.clone(), site.sample.blob.len() as u64);
-    let spec = LayerSpec { blob, blob_bytes, expected: Expected::Archive, own_index: Some(own_index) };
-    let lease = layers.open(&spec, source, SETTINGS.fetch()).unwrap();
-    let layer = Arc::clone(lease.layer());
-    Mount { layer, content: Content::of(vec![LayerContent::Parts(lease)], SETTINGS) }
+/// The sample as frames of zstd, and a table of them.
+fn seekable_site() -> Site {
+    let mut sample = sample(Packing::Plain);
+    let (mut blob, mut table) = (Vec::new(), Vec::new());
+    for frame in sample.tar.chunks(2_000_000) {
+        let compressed = zstd::encode_all(frame, 1).unwrap();
+        table.extend((compressed.len() as u32).to_le_bytes());
+        table.extend((frame.len() as u32).to_le_bytes());
+        blob.extend(compressed);
+    }
+    let frames = (table.len() / 8) as u32;
+    table.extend([&frames.to_le_bytes()[..], &[0], &0x8f92_eab1_u32.to_le_bytes()].concat());
+    blob.extend([&0x184d_2a5e_u32.to_le_bytes()[..], &(table.len() as u32).to_le_bytes(), &table].concat());
+    sample.blob = blob;
+    Site::new(sample)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_contents_that_the_manifest_vouches_for_proves_every_chunk() {
-    let (site, toc) = estargz_site();
+    let site = estargz_site(|_| true);
     let layers = site.layers(&site.cache(64));
-    let mount = open_by(&site, &layers, OwnIndex::Estargz(toc));
+    let mount = site.open(&layers);
     let index = mount.index().await;
     assert_eq!(
         (index.carried(), index.is_trusted(), index.len()),
@@ -82,9 +95,9 @@ async fn a_table_of_contents_that_the_manifest_vouches_for_proves_every_chunk() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_span_with_a_wrong_byte_is_fetched_again_and_never_served() {
-    let (site, toc) = estargz_site();
+    let site = estargz_site(|_| true);
     let layers = site.layers(&site.cache(64));
-    let mount = open_by(&site, &layers, OwnIndex::Estargz(toc));
+    let mount = site.open(&layers);
     let large = body(&*mount.index().await, "model-1.bin");
     site.source.schedule([Fault::WrongByte(700_000)]);
     assert!(mount.read(&large, 0..1000).await == site.sample.files[2].1[..1000]);
@@ -96,34 +109,23 @@ async fn a_span_with_a_wrong_byte_is_fetched_again_and_never_served() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_contents_that_is_not_the_one_vouched_for_is_not_used() {
-    let (site, _) = estargz_site();
+    let mut site = estargz_site(|_| true);
+    site.own_index = Some(OwnIndex::Estargz(Digest::of(Algorithm::Sha256, b"another")));
     let layers = site.layers(&site.cache(64));
-    let wrong = OwnIndex::Estargz(Digest::of(Algorithm::Sha256, b"another"));
-    let mount = open_by(&site, &layers, wrong);
+    let mount = site.open(&layers);
     let index = mount.index().await;
     assert!(index.warnings()[0].contains("is not used"), "{:?}", index.warnings());
     assert_eq!((index.carried(), index.len()), (None, site.sample.files.len()), "its own parts do not show");
     site.read_all(&mount).await;
     // What is said of it by one manifest is nothing to another.
+    site.own_index = None;
     let plain = site.open(&layers);
     assert_eq!(plain.index().await.len(), site.sample.files.len() + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seek_table_makes_the_frames_places_to_begin_in() {
-    let mut sample = sample(Packing::Plain);
-    let (mut blob, mut table) = (Vec::new(), Vec::new());
-    for frame in sample.tar.chunks(2_000_000) {
-        let compressed = zstd::encode_all(frame, 1).unwrap();
-        table.extend((compressed.len() as u32).to_le_bytes());
-        table.extend((frame.len() as u32).to_le_bytes());
-        blob.extend(compressed);
-    }
-    let frames = (table.len() / 8) as u32;
-    table.extend([&frames.to_le_bytes()[..], &[0], &0x8f92_eab1_u32.to_le_bytes()].concat());
-    blob.extend([&0x184d_2a5e_u32.to_le_bytes()[..], &(table.len() as u32).to_le_bytes(), &table].concat());
-    sample.blob = blob;
-    let site = Site::new(sample);
+    let site = seekable_site();
     let layers = site.layers(&site.cache(64));
     let mount = site.open(&layers);
     let index = mount.index().await;
@@ -132,7 +134,7 @@ async fn a_seek_table_makes_the_frames_places_to_begin_in() {
     assert_eq!(mount.content.standing(&body(&index, "config.json")), Standing::Pending);
     site.read_all(&mount).await;
     // Nothing is proven by that; whoever wants it checked gets all of it checked.
-    let checked = site.open_with(&layers, ContentSettings { verify_before_read: true, ..SETTINGS });
+    let checked = site.open_with(&layers, BEFORE_READ);
     site.read_all(&checked).await;
     assert_eq!(checked.content.standing(&body(&index, "model-2.bin")), Standing::Proven);
 }
@@ -145,10 +147,16 @@ async fn a_ztoc_saves_the_pass_and_vouches_for_nothing() {
     let (source, digests) = MemorySource::new([blob.clone(), ztoc.clone()]);
     let sample = Sample { blob, ..packed };
     let digest = digests[0].clone();
-    let site = Site { sample, digest, source: Arc::new(source), directory: tempfile::tempdir().unwrap() };
-    let layers = site.layers(&site.cache(64));
     let descriptor = Descriptor::new("application/octet-stream", digests[1].clone(), ztoc.len() as u64);
-    let mount = open_by(&site, &layers, OwnIndex::Soci(descriptor));
+    let site = Site {
+        sample,
+        digest,
+        source: Arc::new(source),
+        own_index: Some(OwnIndex::Soci(descriptor)),
+        directory: tempfile::tempdir().unwrap(),
+    };
+    let layers = site.layers(&site.cache(64));
+    let mount = site.open(&layers);
     let index = mount.index().await;
     assert_eq!((index.carried(), index.is_trusted()), (Some("soci"), false));
     assert_eq!(mount.content.network_bytes(), ztoc.len() as u64);
@@ -164,14 +172,64 @@ async fn a_ztoc_saves_the_pass_and_vouches_for_nothing() {
 /// Names that a watcher was told stay those of the layer.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_waits_for_a_layer_that_is_known_by_its_own_index() {
-    let (site, toc) = estargz_site();
+    let site = estargz_site(|_| true);
     let layers = site.layers(&site.cache(64));
-    let first = open_by(&site, &layers, OwnIndex::Estargz(toc.clone()));
+    let first = site.open(&layers);
     first.index().await;
     let told = Arc::<Mutex<u32>>::default();
-    let second = open_by(&site, &layers, OwnIndex::Estargz(toc));
+    let second = site.open(&layers);
     let count = Arc::clone(&told);
     second.content.watch(0, Arc::new(move |_| *count.lock().unwrap() += 1));
     site.read_all(&second).await;
     assert_eq!(*told.lock().unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_of_a_table_of_contents_are_proven_one_by_one() {
+    for settings in [SETTINGS, BEFORE_READ] {
+        let site = estargz_site(|_| true);
+        let layers = site.layers(&site.cache(64));
+        let mount = site.open_with(&layers, settings);
+        let index = mount.index().await;
+        assert_eq!(index.carried(), Some("estargz"));
+        let small = body(&index, "a/small");
+        // Neither what is wrong once nor what the source does not serve gets through.
+        site.source.schedule([Fault::WrongByte(100), Fault::WrongByte(100), Fault::Whole]);
+        let read = mount.content.read(&small, 0..5000).await;
+        assert!(read.is_err() || read.is_ok_and(|read| read == site.sample.files[1].1));
+        site.source.clear_faults();
+        site.read_all(&mount).await;
+        assert!(mount.layer.is_proven());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_contents_that_leaves_chunks_unproven_is_not_used() {
+    for settings in [SETTINGS, BEFORE_READ] {
+        let site = estargz_site(|name| name != "tail");
+        let layers = site.layers(&site.cache(64));
+        let mount = site.open_with(&layers, settings);
+        let index = mount.index().await;
+        assert_eq!(index.carried(), None);
+        assert!(index.warnings().iter().any(|warning| warning.contains("no digest of the chunk")));
+        site.read_all(&mount).await;
+        assert!(mount.layer.is_proven());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_of_a_layer_with_a_seek_table_can_be_broken_off_and_done_again() {
+    let site = seekable_site();
+    let layers = site.layers(&site.cache(64));
+    let mount = site.open_with(&layers, BEFORE_READ);
+    let index = mount.index().await;
+    assert_eq!(index.carried(), Some("seek table"));
+    let small = body(&index, "a/small");
+    // All entries are found again before it breaks off.
+    let end = site.sample.blob.len() as u64;
+    site.source.schedule([Fault::Truncated(end - 200), Fault::Refused(ErrorKind::NotFound)]);
+    let error = mount.content.read(&small, 0..10).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    site.read_all(&mount).await;
+    assert!(mount.layer.is_proven());
 }

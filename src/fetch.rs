@@ -234,8 +234,13 @@ impl Fetcher {
         recent.push_back((id.clone(), chunk, bytes));
     }
 
-    fn forget(&self, id: &SegmentId) {
-        lock(&self.recent).retain(|(of, _, _)| of != id);
+    /// Drops what is remembered of the segment `id`, and returns those chunks.
+    fn forget(&self, id: &SegmentId) -> Vec<(u64, Bytes)> {
+        let mut recent = lock(&self.recent);
+        let (forgotten, kept) = std::mem::take(&mut *recent).into_iter().partition(|(of, _, _)| of == id);
+        *recent = kept;
+        let forgotten: VecDeque<(SegmentId, u64, Bytes)> = forgotten;
+        forgotten.into_iter().map(|(_, chunk, bytes)| (chunk, bytes)).collect()
     }
 }
 

@@ -173,17 +173,20 @@ impl Feed {
         blob
     }
 
-    /// A chunk that was stored before the blob was verified, by an earlier process, must match as well.
-    pub(super) fn drop_what_the_proof_disproves(&self) {
-        let Some(proof) = self.proof.get() else { return };
+    /// A chunk that was stored before the blob was verified must match as well. Says whether one did not.
+    pub(super) fn drop_what_the_proof_disproves(&self) -> bool {
+        let Some(proof) = self.proof.get() else { return false };
+        let mut were_wrong = false;
         for chunk in 0..chunk_count(self.bytes) {
             let stored = self.segment.chunk_digest(chunk);
             if stored.is_some_and(|digest| proof.chunk_digest(chunk) != Some(digest.as_bytes())) {
                 tracing::warn!(digest = %self.digest, chunk, "dropped a cached chunk that its digest disproves");
                 self.count_rejected(1);
                 self.segment.remove(chunk..chunk + 1);
+                were_wrong = true;
             }
         }
+        were_wrong
     }
 
     /// The blob's name.

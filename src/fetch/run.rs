@@ -476,20 +476,37 @@ impl Feed {
     /// Puts a chunk into the cache, and closes its slot: from now on, readers find it there.
     pub(super) fn store(self: &Arc<Self>, chunk: u64, bytes: Bytes, digest: blake3::Hash, was_awaited: bool) {
         // It may have become known since the chunk was handed out; what it disproves must not come to be proven.
-        let known = self.proof.get().map(|proof| proof.chunk_digest(chunk));
-        if known.is_some_and(|known| known != Some(digest.as_bytes())) {
-            self.count_rejected(1);
-            return lock(&self.state).settle(chunk);
+        if self.is_disproved(chunk, &digest) {
+            return self.reject_stored(chunk);
         }
         let stored = self.segment.store(chunk, &bytes, digest);
         let is_here = matches!(stored, Stored::Stored | Stored::Skipped(SkipReason::AlreadyThere));
         if !is_here && was_awaited {
             self.fetcher.remember(self.id(), chunk, bytes);
         }
+        // Or since this was asked: then what was here before has been looked at, and this one has not.
+        if self.is_disproved(chunk, &digest) {
+            if matches!(stored, Stored::Stored) {
+                self.segment.remove(chunk..chunk + 1);
+            }
+            self.fetcher.forget(self.id());
+            return self.reject_stored(chunk);
+        }
         lock(&self.state).settle(chunk);
         if is_here {
             self.verify_if_complete();
         }
+    }
+
+    fn is_disproved(&self, chunk: u64, digest: &blake3::Hash) -> bool {
+        self.proof.get().is_some_and(|proof| proof.chunk_digest(chunk) != Some(digest.as_bytes()))
+    }
+
+    /// A chunk that was handed out turned out wrong before the cache had it.
+    fn reject_stored(&self, chunk: u64) {
+        self.count_rejected(1);
+        lock(&self.state).settle(chunk);
+        self.tell_rejected();
     }
 }
 

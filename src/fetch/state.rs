@@ -175,6 +175,11 @@ impl State {
         }
     }
 
+    /// Closes the slots of all chunks that the cache has not got yet; they are still stored, or found to be wrong then.
+    pub(super) fn forget_brought(&mut self) {
+        self.slots.retain(|_, pending| !pending.slot.is_complete());
+    }
+
     /// What stands between `chunk` and those that wait for it: the failure of the run that should bring it, or
     /// while that one has had no turn yet, of any other.
     pub(super) fn last_failure(&self, chunk: u64) -> Option<Error> {

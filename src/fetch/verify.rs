@@ -11,6 +11,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+
 use crate::base::{Hasher, chunk_count};
 use crate::layer::{LayerProof, SegmentProof};
 
@@ -117,16 +119,28 @@ impl Feed {
         self.fetcher.record_proof(&LayerProof::of(self.digest.clone(), self.id().number, proof.clone()));
         // A second pass would have found the same.
         let _ = self.proof.set(proof);
+        // What the cache did not take was not a part of it.
+        self.fetcher.forget(self.id());
         tracing::info!(digest = %self.digest, bytes = self.bytes, "verified a complete blob");
     }
 
     /// Takes the chunks' digests from whoever has verified what this segment is a part of. Chunks that are here and
-    /// do not match are dropped.
+    /// do not match are dropped, and those told that may have read them.
     pub fn prove(&self, proof: SegmentProof) {
         // A second one would say the same.
         let _ = self.proof.set(proof);
-        self.drop_what_the_proof_disproves();
+        lock(&self.state).forget_brought();
+        let disproves = |(chunk, bytes): &(u64, Bytes)| {
+            let digest = self.proof.get().and_then(|proof| proof.chunk_digest(*chunk));
+            digest != Some(blake3::hash(bytes).as_bytes())
+        };
+        // Those that the cache did not take are looked at too, so `|`.
+        let were_wrong =
+            self.drop_what_the_proof_disproves() | self.fetcher.forget(self.id()).iter().any(disproves);
         self.verification.send_replace(Verification::Verified);
+        if were_wrong {
+            self.tell_rejected();
+        }
     }
 
     /// What this segment is a part of does not match its digest: forgets everything, and tells those that may have
@@ -142,6 +156,10 @@ impl Feed {
         self.sources.fail_over();
         self.segment.remove_all();
         self.fetcher.forget(self.id());
+        self.tell_rejected();
+    }
+
+    pub(super) fn tell_rejected(&self) {
         let listeners: Vec<_> = lock(&self.listeners).iter().map(|listener| listener.tell.clone()).collect();
         for tell in listeners {
             tell();

@@ -1,15 +1,16 @@
 //! Cache, fetch and content together, over a source in memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use refmount::base::{CHUNK_BYTES, Digest, ErrorKind};
-use refmount::cache::{Cache, CacheSettings, FreeSpaceFloor, Prune};
+use refmount::cache::{Cache, CacheSettings, FreeSpaceFloor, Prune, SegmentId};
 use refmount::content::{Content, ContentSettings, Standing};
-use refmount::fetch::Fetcher;
-use refmount::layer::{Extents, FileBody};
+use refmount::fetch::{Fetcher, Origin, Proving, SegmentSpec, Sources};
+use refmount::layer::{Extents, FileBody, SegmentProof};
 use refmount::registry::BlobSource;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -364,5 +365,48 @@ async fn a_source_that_has_too_much_to_do_is_spared_read_ahead_first() {
         let times = setting.source.request_times();
         assert_eq!(setting.source.requests()[1].1.start, CHUNK_BYTES, "the one that was refused");
         assert!(times[ahead().unwrap()] >= times[1] + pause, "{:?}", setting.source.requests());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_what_a_later_proof_disproves_are_told() {
+    // Of two caches, one takes the chunk and one does not.
+    for chunks in [64, 0] {
+        let setting = Setting::new(2 * CHUNK_BYTES);
+        let fetcher = Fetcher::new(open_cache(&setting.directory, chunks), Handle::current());
+        let sources = Arc::new(Sources::default());
+        sources.add(&fetcher, setting.source.clone(), SETTINGS.fetch());
+        let spec = SegmentSpec {
+            id: SegmentId { layer: setting.digest.clone(), number: 0 },
+            blob: setting.digest.clone(),
+            bytes: setting.data.len() as u64,
+            origin: Origin::blob(setting.digest.clone(), setting.data.len() as u64),
+            sources,
+            proving: Proving::Part(Arc::new(|| {})),
+            proof: None,
+        };
+        let feed = fetcher.feed(spec, false).unwrap();
+        let told = Arc::new(AtomicU32::new(0));
+        let tell = Arc::clone(&told);
+        feed.on_rejected(Arc::new(move || {
+            tell.fetch_add(1, Ordering::SeqCst);
+        }));
+        setting.source.schedule([Fault::WrongByte(5)]);
+        let read = async || {
+            let mut bytes = Vec::new();
+            feed.read_quietly(0..CHUNK_BYTES, SETTINGS.read_timeout, &mut bytes).await.unwrap();
+            bytes
+        };
+        assert!(read().await != setting.data[..CHUNK_BYTES as usize]);
+        let digests = setting.data.chunks(CHUNK_BYTES as usize).map(|chunk| *blake3::hash(chunk).as_bytes());
+        feed.prove(SegmentProof::new(setting.data.len() as u64, digests.collect()).unwrap());
+        // The store may still be under way.
+        let told_within = async {
+            while told.load(Ordering::SeqCst) == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), told_within).await.expect("they are told");
+        assert!(read().await == setting.data[..CHUNK_BYTES as usize]);
     }
 }

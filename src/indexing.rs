@@ -43,7 +43,7 @@ use spans::SpanStream;
 use stream::{DecodedStream, PlainStream, StreamSource};
 
 pub use own_index::OwnIndex;
-pub use probe::{Holds, Probe, probe};
+pub use probe::{Holds, Probe, TailIndex, probe, tail_index};
 pub use segments::Place;
 
 /// First readings at once. Each keeps a core busy; more would only get into each other's way.
@@ -419,6 +419,15 @@ impl Layer {
                 }
                 findings.entries.push(entry);
             }
+        }
+    }
+
+    /// What may surprise about it, as far as that is known.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        match self.index() {
+            Some(index) => index.warnings(),
+            None => lock(&self.findings).warnings.clone(),
         }
     }
 

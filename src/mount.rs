@@ -2,6 +2,7 @@
 
 mod assembly;
 mod growing;
+mod own_indexes;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::tree::{Ino, Shown, View};
 use assembly::Part;
 
 pub use assembly::Assembly;
+pub use own_indexes::OwnIndexes;
 
 /// When bytes are checked against the blob's digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,8 @@ use crate::base::{Digest, Result};
 use crate::fetch::{BlobBytes, Sequence, Sources};
 use crate::layer::decoder::Decoder;
 use crate::layer::encoding::{Codec, ENCODING_BYTES, Encoding};
+use crate::layer::toc::estargz;
+use crate::layer::zstd::seek_table;
 
 /// Bytes of a blob that are looked at: a whole block of zstd, which gives nothing before its end, and some.
 const HEAD_BYTES: u64 = 192 << 10;
@@ -74,6 +76,49 @@ pub async fn probe(sources: &Arc<Sources>, digest: &Digest, bytes: u64, counter:
     Ok(Probe::of(&head))
 }
 
+/// The index at the end of a compressed layer that nothing but its last bytes tell of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TailIndex {
+    /// The sizes of the frames of a zstd layer.
+    SeekTable,
+    /// The table of contents of an eStargz layer, for which no annotation vouches.
+    Estargz,
+}
+
+impl TailIndex {
+    /// What a layer, compressed with `codec`, carries whose blob of `blob_bytes` ends in `last`: [`estargz::FOOTER_BYTES`]
+    /// of it, or all. What is malformed is none.
+    fn of(last: &[u8], blob_bytes: u64, codec: Codec) -> Option<Self> {
+        match codec {
+            Codec::Zstd => {
+                let length = seek_table::length(last.last_chunk()?).ok().flatten()?;
+                (length <= blob_bytes).then_some(Self::SeekTable)
+            }
+            Codec::Gzip => estargz::footer(last, blob_bytes).ok().flatten().map(|_| Self::Estargz),
+        }
+    }
+}
+
+/// Reads the last bytes of the blob `digest` of `bytes` bytes, compressed with `codec`.
+///
+/// # Errors
+/// As [`Sequence::next`].
+pub async fn tail_index(
+    sources: &Arc<Sources>,
+    digest: &Digest,
+    bytes: u64,
+    codec: Codec,
+    counter: BlobBytes,
+) -> Result<Option<TailIndex>> {
+    let from = bytes.saturating_sub(estargz::FOOTER_BYTES as u64);
+    let mut last = Vec::new();
+    let mut sequence = Sequence::part(Arc::clone(sources), digest.clone(), bytes, from..bytes, counter);
+    while let Some(piece) = sequence.next().await? {
+        last.extend_from_slice(&piece);
+    }
+    Ok(TailIndex::of(&last, bytes, codec))
+}
+
 /// Whether a stream that begins with `first` is taken for an archive. One without entries is nothing but zeros.
 pub(super) fn is_archive(first: &[u8]) -> bool {
     let head = &first[..first.len().min(ENCODING_BYTES)];
@@ -119,6 +164,22 @@ mod tests {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn an_index_at_the_end_is_told_by_the_last_bytes() {
+        let mut table = vec![0; 100];
+        table.extend([1, 0, 0, 0, 0]);
+        table.extend(0x8f92_eab1_u32.to_le_bytes());
+        let bytes = table.len() as u64;
+        assert_eq!(TailIndex::of(&table, bytes, Codec::Zstd), Some(TailIndex::SeekTable));
+        assert_eq!(TailIndex::of(&table, 20, Codec::Zstd), None, "longer than the blob");
+        assert_eq!(TailIndex::of(&table, bytes, Codec::Gzip), None);
+        assert_eq!(TailIndex::of(b"short", 5, Codec::Zstd), None);
+        let mut footer = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x1a\0SG\x16\0".to_vec();
+        footer.extend(b"0000000000000010STARGZ");
+        footer.extend([1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(TailIndex::of(&footer, 1000, Codec::Gzip), Some(TailIndex::Estargz));
     }
 
     #[test]

@@ -7,15 +7,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::artifact::{Artifact, ArtifactLayer, Kind, LayerFormat};
-use crate::base::{Digest, Error, ErrorKind, Result};
+use crate::artifact::{Artifact, ArtifactLayer, LayerFormat};
+use crate::base::{Error, ErrorKind, Result};
 use crate::content::{Content, ContentSettings, LayerContent};
-use crate::indexing::{Expected, Layer, LayerSpec, Layers, OwnIndex, Stage, Watcher};
-use crate::layer::toc::ztoc;
+use crate::indexing::{Expected, Layer, LayerLease, LayerSpec, Layers, Stage, Watcher};
 use crate::layer::{Entry, EntryKind, LayerIndex};
-use crate::oci::{Descriptor, Document};
 use crate::registry::BlobSource;
 use crate::tree::{LayerRole, Tree, TreeLayer};
+
+use super::own_indexes::OwnIndexes;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -23,8 +23,6 @@ pub struct Assembly {
     parts: Vec<Part>,
     content: Vec<LayerContent>,
     warnings: Vec<String>,
-    /// The zTOCs beside the layers of an image, by layer.
-    ztocs: HashMap<Digest, Descriptor>,
 }
 
 /// One layer as the tree takes it.
@@ -113,14 +111,10 @@ impl Assembly {
         layers: &Arc<Layers>,
         settings: ContentSettings,
     ) -> Result<Self> {
-        let mut assembly = Self {
-            parts: Vec::new(),
-            content: Vec::new(),
-            warnings: Vec::new(),
-            ztocs: ztocs(artifact, source, settings).await,
-        };
+        let mut assembly = Self { parts: Vec::new(), content: Vec::new(), warnings: Vec::new() };
+        let own_indexes = OwnIndexes::of(artifact, source, settings).await;
         for layer in &artifact.layers {
-            assembly.add(layer, source, layers, settings)?;
+            assembly.add(layer, &own_indexes, source, layers, settings)?;
         }
         for at in 0..assembly.parts.len() {
             let part = &assembly.parts[at];
@@ -148,6 +142,7 @@ impl Assembly {
     fn add(
         &mut self,
         layer: &ArtifactLayer,
+        own_indexes: &OwnIndexes,
         source: &Arc<dyn BlobSource>,
         layers: &Arc<Layers>,
         settings: ContentSettings,
@@ -162,9 +157,12 @@ impl Assembly {
             LayerFormat::Archive => Expected::Archive,
             LayerFormat::Compressed => Expected::File,
         };
-        let blob = layer.descriptor.digest.clone();
-        let own_index = self.own_index(layer, settings);
-        let spec = LayerSpec { blob, blob_bytes: layer.descriptor.size, expected, own_index };
+        let spec = LayerSpec {
+            blob: layer.descriptor.digest.clone(),
+            blob_bytes: layer.descriptor.size,
+            expected,
+            own_index: own_indexes.of_layer(layer, &mut self.warnings),
+        };
         let lease = layers.open(&spec, Arc::clone(source), settings.fetch())?;
         let archive = Some(Arc::clone(lease.layer()));
         self.parts.push(Part { layer: layer.clone(), file: None, archive });
@@ -172,19 +170,7 @@ impl Assembly {
         Ok(())
     }
 
-    /// The index that `layer` is said to have of its own.
-    fn own_index(&mut self, layer: &ArtifactLayer, settings: ContentSettings) -> Option<OwnIndex> {
-        let ArtifactLayer { descriptor, .. } = layer;
-        let mut warnings = Vec::new();
-        let own = OwnIndex::of(&descriptor.annotations, descriptor.size, &mut warnings);
-        let digest = &descriptor.digest;
-        self.warnings.extend(warnings.iter().map(|warning| format!("layer {digest}: {warning}")));
-        // Nobody vouches for a zTOC, so that what is to be checked first is read without it.
-        let ztoc = || self.ztocs.get(digest).filter(|_| !settings.verify_before_read).cloned();
-        own.or_else(|| ztoc().map(OwnIndex::Soci))
-    }
-
-    /// Waits until all layers are known.
+    /// Waits until all layers are known, as long as something comes within `stall_timeout`.
     ///
     /// # Errors
     /// What the first one cannot be read with, in their order.
@@ -237,50 +223,6 @@ impl Assembly {
     pub fn into_content(self, settings: ContentSettings) -> Content {
         Content::of(self.content, settings)
     }
-}
-
-/// Bytes of gzip layers from which on it is worth asking whether somebody has left zTOCs beside an image: a pass over less
-/// takes about as long as the question.
-const ZTOC_LAYERS_MIN: u64 = 32 << 20;
-
-/// How long a mount waits for the list of referrers, which it can do without.
-const REFERRERS_LIMIT: Duration = Duration::from_secs(3);
-
-/// The zTOCs that the referrers of an image name (SOCI v1), by layer. Whatever goes wrong here only costs time later.
-async fn ztocs(
-    artifact: &Artifact,
-    source: &Arc<dyn BlobSource>,
-    settings: ContentSettings,
-) -> HashMap<Digest, Descriptor> {
-    let is_gzip = |layer: &&ArtifactLayer| layer.descriptor.media_type.ends_with("gzip");
-    let bytes: u64 = artifact.layers.iter().filter(is_gzip).map(|layer| layer.descriptor.size).sum();
-    let mut ztocs = HashMap::new();
-    let is_wanted = artifact.kind == Kind::Image && artifact.platforms.is_empty();
-    if !is_wanted || bytes < ZTOC_LAYERS_MIN || settings.verify_before_read {
-        return ztocs;
-    }
-    let found = async {
-        let referrers = source.referrers(&artifact.digest, ztoc::INDEX_TYPE).await?;
-        let Some(newest) = referrers.last() else { return Ok(None) };
-        let raw = source.manifest(newest).await?;
-        Document::parse(&raw.bytes, Some(&newest.media_type)).map(Some)
-    };
-    let late = |_| Error::new(ErrorKind::TimedOut, format!("no answer within {REFERRERS_LIMIT:?}"));
-    match tokio::time::timeout(REFERRERS_LIMIT, found).await.unwrap_or_else(|elapsed| Err(late(elapsed))) {
-        Ok(Some(Document::Manifest(manifest))) => {
-            for blob in manifest.layers {
-                if let Some(Ok(layer)) = blob.annotations.get(ztoc::LAYER_DIGEST).map(|digest| digest.parse())
-                {
-                    ztocs.insert(layer, blob);
-                }
-            }
-        }
-        Ok(_) => {}
-        Err(error) => {
-            tracing::warn!("{}: no zTOCs are used: {}", artifact.reference, error.chain());
-        }
-    }
-    ztocs
 }
 
 fn as_file(

@@ -81,6 +81,8 @@ fn tree_lists_all_or_a_part() {
     let entries = json(&workplace.run(&["tree", "-o", "json", "oci:layout:v1", "weights/model.safetensors"]));
     let found = (&entries[0]["type"], &entries[0]["size"], &entries[0]["mtime"]);
     assert_eq!(found, (&"file".into(), &3_000_000.into(), &1_700_000_000.into()), "{entries}");
+    let file = stdout(&workplace.run(&["tree", "oci:layout:v1", "weights/model.safetensors"]));
+    assert_eq!(file.lines().count(), 1, "{file}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use refmount::registry::LayoutWriter;
 use serde_json::{Value, json};
 
 use crate::support::artifact::digest_of;
+use crate::support::producers::{gzip, tar, zstd};
 use crate::workplace::{Workplace, assert_done, assert_failed, json as parsed, shard, stderr, stdout};
 
 /// A layout being written, by the descriptors of what is in it.
@@ -89,7 +90,8 @@ fn all_platforms_are_inspected_and_read_without_a_mount() {
     assert_eq!(one["digest"], shown["platforms"][1]["digest"]);
 
     let tree = stdout(&workplace.run(&["tree", "--platform", "all", "oci:layout:v1", "linux-amd64"]));
-    assert_eq!(tree.lines().count(), 4, "{tree}");
+    let directories = tree.lines().filter(|line| line.starts_with('d')).count();
+    assert_eq!((directories, tree.lines().count()), (2, 4), "{tree}");
     let engine = ["cat", "--platform", "all", "oci:layout:v1", "linux-arm64-v8/engine.bin"];
     assert_eq!(stdout(&workplace.run(&engine)), "built for arm64");
 }
@@ -179,4 +181,47 @@ fn inspect_lists_the_warning_of_a_layer_below_the_table() {
     let shown = parsed(&workplace.run(&["inspect", "-o", "json", "oci:layout:v1"]));
     assert_eq!(shown["layers"][0]["rule"], "general");
     assert_eq!(shown["layers"][0]["warnings"].as_array().unwrap().len(), 1);
+}
+
+/// A tar of one file in a zstd frame, and a seek table that says so (zstd's `contrib/seekable_format`).
+fn with_seek_table(archive: &[u8]) -> Vec<u8> {
+    let mut layer = zstd(archive);
+    let sizes = [layer.len() as u32, archive.len() as u32].map(u32::to_le_bytes).concat();
+    for word in [0x184d_2a5e_u32, 17] {
+        layer.extend_from_slice(&word.to_le_bytes());
+    }
+    layer.extend_from_slice(&sizes);
+    layer.extend_from_slice(&1_u32.to_le_bytes());
+    layer.push(0);
+    layer.extend_from_slice(&0x8f92_eab1_u32.to_le_bytes());
+    layer
+}
+
+#[test]
+fn inspect_names_the_index_that_a_layer_carries_and_why_one_is_not_used() {
+    let workplace = Workplace::new();
+    let layout = Layout::new(&workplace);
+    let archive = tar(&[("a", 0o644, b"a")]);
+    let media_type = "application/vnd.cncf.model.weight.v1.tar";
+    let toc = ("containerd.io/snapshot/stargz/toc.digest", &*digest_of(b"none").to_string());
+    let layers = [
+        layout.blob(media_type, &archive, &[]),
+        layout.blob(&format!("{media_type}+zstd"), &with_seek_table(&archive), &[]),
+        layout.blob(&format!("{media_type}+gzip"), &gzip(&archive), &[toc]),
+        layout.titled("file", b"file"),
+    ];
+    let manifest = layout.manifest(None, &layers);
+    layout.tag(
+        media_type::OCI_INDEX,
+        &json!({ "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": [manifest] }),
+    );
+    let shown = parsed(&workplace.run(&["inspect", "-o", "json", "oci:layout:v1"]));
+    let indexes: Vec<&Value> = (0..4).map(|at| &shown["layers"][at]["index"]).collect();
+    assert_eq!(indexes, [&json!(null), &json!("seek table"), &json!(null), &json!(null)]);
+    let warning = shown["layers"][2]["warnings"][0].as_str().unwrap();
+    assert!(warning.contains(layers[2].digest.as_str()), "{warning}");
+    assert!(warning.contains("its own index (estargz) is not used"), "{warning}");
+    let text = stdout(&workplace.run(&["inspect", "oci:layout:v1"]));
+    assert!(text.contains("  tar+zstd  seek table  "), "{text}");
+    assert!(text.contains("is not used"), "{text}");
 }

@@ -628,6 +628,12 @@ impl LayerLease {
         self.layer.network_bytes() - self.network_before
     }
 
+    /// What the last attempt to fail has failed with, for those who stop waiting.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<String> {
+        self.layer.sources.last_failure()
+    }
+
     /// Chunks that failed their check since the lease began.
     #[must_use]
     pub fn rejected_chunks(&self) -> u64 {

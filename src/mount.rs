@@ -292,7 +292,7 @@ async fn show(
 ) -> Result<(Shown, Option<JoinHandle<()>>)> {
     let reference = artifact.reference.to_string();
     let subpath = request.subpath.as_deref();
-    if let Ok(settled) = tokio::time::timeout(growing::GRACE, assembly.settled()).await {
+    if let Ok(settled) = tokio::time::timeout(growing::GRACE, assembly.settled(request.read_timeout)).await {
         settled?;
         if let Some(tree) = assembly.tree()? {
             return Ok((View::new(Arc::new(tree), subpath, &reference)?.into(), None));

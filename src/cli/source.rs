@@ -97,7 +97,7 @@ pub(super) async fn files(opened: &Opened) -> Result<Files> {
     };
     let assembly = Assembly::open(&opened.artifact, &opened.source, &workshop.layers, settings).await;
     let assembly = assembly.context(of_reference)?;
-    assembly.settled().await.context(of_reference)?;
+    assembly.settled(settings.read_timeout).await.context(of_reference)?;
     let tree = assembly.tree().context(of_reference)?;
     let tree = tree.ok_or_else(|| Error::new(ErrorKind::Io, "a layer is not known yet"))?;
     Ok(Files { tree, content: assembly.into_content(settings), _workshop: workshop })

@@ -122,7 +122,9 @@ impl Sequence {
         }
         let pause = self.backoff.pause(failure.retry_after());
         leased.limits.slow_read_ahead(pause);
-        tracing::warn!(failures = self.failures, "{}; trying again", failure.chain());
+        let failure = failure.chain();
+        tracing::warn!(failures = self.failures, "{failure}; trying again");
+        self.sources.failed(failure);
         tokio::time::sleep(pause).await;
         Ok(())
     }

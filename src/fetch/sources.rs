@@ -36,6 +36,7 @@ struct State {
     /// Raised when a source failed, so that the next one has its turn.
     turn: usize,
     leases: u64,
+    last_failure: Option<String>,
 }
 
 impl Sources {
@@ -75,6 +76,17 @@ impl Sources {
     pub fn fail_over(&self) {
         let mut state = lock(&self.state);
         state.turn = state.turn.wrapping_add(1);
+    }
+
+    /// Notes what an attempt failed with that is repeated.
+    pub(super) fn failed(&self, failure: String) {
+        lock(&self.state).last_failure = Some(failure);
+    }
+
+    /// What the last attempt to fail has failed with, for those who stop waiting.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<String> {
+        lock(&self.state).last_failure.clone()
     }
 
     /// Notes that `bytes` came for what all segments wait for.

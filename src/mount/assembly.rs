@@ -3,7 +3,7 @@
 //! What the manifest says of a layer is a promise; its bytes decide. A layer that was to be an archive and is none
 //! becomes the one file that it is, with a warning, except in an image, where nothing could stand for it.
 
-use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,7 +104,8 @@ impl Assembly {
     /// readings may go on.
     ///
     /// # Errors
-    /// `Unsupported` for a layer of an image that is no archive; what the source failed with for good.
+    /// `Unsupported` for a layer of an image that is no archive; what the source failed with for good; `TimedOut` when
+    /// nothing comes of a layer for as long as a read may wait.
     pub async fn open(
         artifact: &Artifact,
         source: &Arc<dyn BlobSource>,
@@ -119,7 +120,8 @@ impl Assembly {
         for at in 0..assembly.parts.len() {
             let part = &assembly.parts[at];
             let Some(archive) = &part.archive else { continue };
-            let why = match archive.opening().await {
+            let opening = assembly.while_bytes_come(at, settings.read_timeout, archive.opening());
+            let why = match opening.await? {
                 Stage::NoArchive(why) => why,
                 Stage::Failed(error) => return Err(error),
                 Stage::Opening | Stage::Reading | Stage::Known(_) => continue,
@@ -173,10 +175,10 @@ impl Assembly {
     /// Waits until all layers are known, as long as something comes within `stall_timeout`.
     ///
     /// # Errors
-    /// What the first one cannot be read with, in their order.
-    pub async fn settled(&self) -> Result<()> {
-        for part in &self.parts {
-            part.settled().await;
+    /// What the first one cannot be read with, in their order; `TimedOut`, naming the layer.
+    pub async fn settled(&self, stall_timeout: Duration) -> Result<()> {
+        for (at, part) in self.parts.iter().enumerate() {
+            self.while_bytes_come(at, stall_timeout, part.settled()).await?;
             part.tree_layer()?;
         }
         Ok(())
@@ -190,6 +192,44 @@ impl Assembly {
         let mut known = Vec::with_capacity(self.parts.len());
         for part in &self.parts {
             let Some(layer) = part.tree_layer()? else { return Ok(None) };
+    /// What the layer in place `at` is waited for with. Others may have their turn before it, so that the bytes of all
+    /// count.
+    async fn while_bytes_come<T>(
+        &self,
+        at: usize,
+        stall_timeout: Duration,
+        awaited: impl Future<Output = T>,
+    ) -> Result<T> {
+        let mut awaited = pin!(awaited);
+        let bytes = || self.leases().map(LayerLease::network_bytes).sum::<u64>();
+        loop {
+            let before = bytes();
+            match tokio::time::timeout(stall_timeout, &mut awaited).await {
+                Ok(done) => return Ok(done),
+                Err(_) if bytes() > before => {}
+                Err(_) => return Err(self.stalled(at, stall_timeout)),
+            }
+        }
+    }
+
+    fn leases(&self) -> impl Iterator<Item = &LayerLease> {
+        self.content.iter().filter_map(|content| match content {
+            LayerContent::Parts(lease) => Some(lease),
+            LayerContent::Whole(_) => None,
+        })
+    }
+
+    fn stalled(&self, at: usize, stall_timeout: Duration) -> Error {
+        let digest = &self.parts[at].layer.descriptor.digest;
+        let cause = match &self.content[at] {
+            LayerContent::Parts(lease) => lease.last_failure(),
+            LayerContent::Whole(_) => None,
+        };
+        let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+        let text = format!("layer {digest} cannot be read: nothing came of it for {stall_timeout:?}{cause}");
+        Error::new(ErrorKind::TimedOut, text)
+    }
+
             known.push(layer);
         }
         Tree::build(&known).map(Some)

@@ -76,7 +76,7 @@ pub struct MountRequest {
     pub source: SourceOptions,
 }
 
-/// What `mount` reports.
+/// What `mount` and `list` report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountSummary {
     /// The reference, normalised.
@@ -92,6 +92,11 @@ pub struct MountSummary {
     pub files: u64,
     /// Their bytes.
     pub total_bytes: u64,
+    /// Layers that are being read for the first time, so that more files may come.
+    #[serde(default)]
+    pub layers_reading: u64,
+    /// Why the files are not all known and never will be, if that is so: a name that was not found in time fails then.
+    pub failed: Option<String>,
     /// What may surprise.
     pub warnings: Vec<String>,
 }
@@ -110,11 +115,7 @@ pub struct MountStatus {
     pub rejected_chunks: u64,
     /// Why reads go on without the cache, if they do.
     pub degraded: Option<String>,
-    /// Layers that are being read for the first time, so that more files may come.
-    pub layers_reading: u64,
-    /// Why a layer cannot be read, if one cannot: what was not found in time fails then.
-    pub failed: Option<String>,
-    /// The files of the view.
+    /// The files of the view; none while not all are known.
     pub files: Vec<FileStatus>,
 }
 
@@ -136,6 +137,7 @@ pub struct FileStatus {
 /// A mount that is being served. Dropping it unmounts lazily.
 #[derive(Debug)]
 pub struct Mounted {
+    /// As it was at the start, without what the layers tell later.
     summary: MountSummary,
     mount: FuseMount,
     filesystem: Arc<Filesystem>,
@@ -206,10 +208,31 @@ impl Mounted {
         Ok(Arc::new(Self { summary, mount, filesystem, content, cache, parts, tasks }))
     }
 
-    /// What was mounted where.
+    /// What was mounted where, and how far it is known by now.
     #[must_use]
-    pub fn summary(&self) -> &MountSummary {
-        &self.summary
+    pub fn summary(&self) -> MountSummary {
+        let view = self.filesystem.view();
+        let of_parts = self.parts.iter().flat_map(Part::warnings);
+        MountSummary {
+            files: view.file_count(),
+            total_bytes: view.total_bytes(),
+            layers_reading: self
+                .stages()
+                .filter(|stage| matches!(stage, Stage::Opening | Stage::Reading))
+                .count() as u64,
+            failed: self.failure().map(|error| error.chain()),
+            warnings: self.summary.warnings.iter().cloned().chain(of_parts).collect(),
+            ..self.summary.clone()
+        }
+    }
+
+    /// What a layer cannot be read with; otherwise, why the layers make no tree.
+    fn failure(&self) -> Option<Error> {
+        let of_layer = self.stages().find_map(|stage| match stage {
+            Stage::Failed(error) => Some(error),
+            _ => None,
+        });
+        of_layer.or_else(|| self.filesystem.view().failure())
     }
 
     /// What is known right now. May wait for the disk.
@@ -227,19 +250,11 @@ impl Mounted {
             })
             .collect();
         MountStatus {
-            summary: self.summary.clone(),
+            summary: self.summary(),
             network_bytes: self.content.network_bytes(),
             cached_bytes: files.iter().map(|file| file.cached_bytes).sum(),
             rejected_chunks: self.content.rejected_chunks(),
             degraded: self.cache.degraded(),
-            layers_reading: self
-                .stages()
-                .filter(|stage| matches!(stage, Stage::Opening | Stage::Reading))
-                .count() as u64,
-            failed: self.stages().find_map(|stage| match stage {
-                Stage::Failed(error) => Some(error.chain()),
-                _ => None,
-            }),
             files,
         }
     }
@@ -311,7 +326,15 @@ fn summary(artifact: &Artifact, assembly: &Assembly, view: &Shown, request: &Mou
         subpath: request.subpath.clone(),
         files: view.file_count(),
         total_bytes: view.total_bytes(),
-        warnings: artifact.warnings.iter().chain(of_layers).cloned().chain(assembly.warnings()).collect(),
+        layers_reading: 0,
+        failed: None,
+        warnings: artifact
+            .warnings
+            .iter()
+            .chain(of_layers)
+            .cloned()
+            .chain(assembly.warnings().to_vec())
+            .collect(),
     }
 }
 

@@ -163,11 +163,16 @@ fn print_summary(summary: &MountSummary) -> Result<(), Failure> {
 fn summary_line(summary: &MountSummary) -> String {
     let pinned = format!("@{}", summary.digest);
     let name = summary.reference.strip_suffix(&pinned).unwrap_or(&summary.reference);
-    let plural = if summary.files == 1 { "" } else { "s" };
+    let plural = |count| if count == 1 { "" } else { "s" };
+    let so_far = match summary.layers_reading {
+        0 => String::new(),
+        reading => format!(" so far; {reading} layer{} still being read", plural(reading)),
+    };
     format!(
-        "{name}{pinned} on {}, {} file{plural}, {}\n",
+        "{name}{pinned} on {}, {} file{}, {}{so_far}\n",
         summary.mountpoint.display(),
         summary.files,
+        plural(summary.files),
         output::human(summary.total_bytes)
     )
 }
@@ -258,11 +263,16 @@ mod tests {
             subpath: None,
             files: 1,
             total_bytes: 3 << 30,
+            layers_reading: 0,
+            failed: None,
             warnings: Vec::new(),
         };
         let line = format!("h/r:v1@{digest} on /m, 1 file, 3.0 GiB\n");
         assert_eq!(summary_line(&summary), line);
         summary.reference = format!("h/r:v1@{digest}");
         assert_eq!(summary_line(&summary), line);
+        summary.layers_reading = 2;
+        let line = summary_line(&summary);
+        assert!(line.ends_with("1 file, 3.0 GiB so far; 2 layers still being read\n"), "{line}");
     }
 }

@@ -70,6 +70,10 @@ struct Listed {
     subpath: Option<String>,
     file_count: Option<u64>,
     total_bytes: Option<u64>,
+    /// Layers that are being read for the first time, so that more files may come.
+    layers_reading: Option<u64>,
+    /// Why not all files are known, and never will be.
+    failed: Option<String>,
     /// `served`, `dead`, `hung`, `foreign` (another user's) or `unknown`.
     state: &'static str,
 }
@@ -114,6 +118,8 @@ pub(super) async fn list(global: &GlobalArgs, arguments: &ListArgs) -> Result<()
             subpath: summary.and_then(|summary| summary.subpath.clone()),
             file_count: summary.map(|summary| summary.files),
             total_bytes: summary.map(|summary| summary.total_bytes),
+            layers_reading: summary.map(|summary| summary.layers_reading),
+            failed: summary.and_then(|summary| summary.failed.clone()),
             state,
         });
     }
@@ -130,7 +136,7 @@ fn list_text(listed: &[Listed]) -> String {
         .map(|mount| {
             vec![
                 printable(&mount.mountpoint.display().to_string()),
-                mount.state.into(),
+                state_name(mount).into(),
                 number(mount.file_count),
                 mount.total_bytes.map_or_else(|| "-".into(), human),
                 printable(&mount.reference),
@@ -142,6 +148,15 @@ fn list_text(listed: &[Listed]) -> String {
     }
     let head = ["MOUNTPOINT", "STATE", "FILES", "SIZE", "REFERENCE"].map(String::from).to_vec();
     table(&[vec![head], rows].concat())
+}
+
+/// The state in one word: of a mount that is served, also how far its files are known.
+fn state_name(mount: &Listed) -> &'static str {
+    match (&mount.failed, mount.layers_reading) {
+        (Some(_), _) => "failed",
+        (None, Some(1..)) => "reading",
+        (None, _) => mount.state,
+    }
 }
 
 /// Shows what is known about a mount.
@@ -184,6 +199,18 @@ fn status_text(status: &MountStatus) -> String {
     facts.push(("cached", format!("{} of {}", human(status.cached_bytes), human(summary.total_bytes))));
     if status.rejected_chunks > 0 {
         facts.push(("rejected", format!("{} chunks that failed their check", status.rejected_chunks)));
+    }
+    if summary.layers_reading > 0 {
+        let layers = match summary.layers_reading {
+            1 => "1 layer".to_owned(),
+            layers => format!("{layers} layers"),
+        };
+        let known = format!("{} so far, listed once all are known", summary.files);
+        facts.push(("reading", format!("{layers} for the first time; more files may come ({known})")));
+    }
+    if let Some(why) = &summary.failed {
+        let text = "; what had been found by then can be read, any other name is an I/O error";
+        facts.push(("failed", format!("{}{text}", printable(why))));
     }
     if let Some(why) = &status.degraded {
         facts.push(("degraded", printable(why)));
@@ -230,14 +257,14 @@ mod tests {
                 subpath: None,
                 files: 1,
                 total_bytes: 10,
+                layers_reading: 0,
+                failed: None,
                 warnings: vec!["odd".into()],
             },
             network_bytes: 5,
             cached_bytes: 5,
             rejected_chunks: 0,
             degraded: None,
-            layers_reading: 0,
-            failed: None,
             files: vec![FileStatus {
                 path: "a\u{1b}b".into(),
                 size: 10,
@@ -261,6 +288,42 @@ mod tests {
         for name in ["path", "size", "cached_bytes", "passthrough"] {
             assert!(file.get(name).is_some(), "{name} is missing in {file}");
         }
+    }
+
+    #[test]
+    fn the_text_of_status_says_that_layers_are_being_read_or_failed() {
+        let mut status = status_of_one_file();
+        status.summary.layers_reading = 1;
+        let text = status_text(&status);
+        assert!(
+            text.contains("reading:     1 layer for the first time; more files may come (1 so far"),
+            "{text}"
+        );
+        status.summary.layers_reading = 0;
+        status.summary.failed = Some("layer x is cut short".into());
+        let text = status_text(&status);
+        assert!(text.contains("failed:      layer x is cut short; "), "{text}");
+        assert!(!text.contains("reading:"), "{text}");
+    }
+
+    #[test]
+    fn the_state_in_a_list_says_that_layers_are_being_read_or_failed() {
+        let mut listed = Listed {
+            mountpoint: "/m".into(),
+            reference: "h/r:v1".into(),
+            digest: None,
+            subpath: None,
+            file_count: Some(1),
+            total_bytes: Some(1),
+            layers_reading: Some(0),
+            failed: None,
+            state: "served",
+        };
+        assert_eq!(state_name(&listed), "served");
+        listed.layers_reading = Some(2);
+        assert_eq!(state_name(&listed), "reading");
+        listed.failed = Some("why".into());
+        assert_eq!(state_name(&listed), "failed");
     }
 
     #[test]

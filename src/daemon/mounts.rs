@@ -39,7 +39,7 @@ pub trait Mounter: Send + Sync {
 /// A mount that is being served.
 #[async_trait]
 pub trait Mount: Send + Sync {
-    /// What was mounted where.
+    /// What was mounted where, and how far it is known by now.
     fn summary(&self) -> MountSummary;
     /// What is known right now. May wait for the disk.
     fn status(&self) -> MountStatus;
@@ -55,7 +55,7 @@ pub trait Mount: Send + Sync {
 #[async_trait]
 impl Mount for Mounted {
     fn summary(&self) -> MountSummary {
-        self.summary().clone()
+        self.summary()
     }
 
     fn status(&self) -> MountStatus {

@@ -79,6 +79,14 @@ impl Part {
         }
     }
 
+    /// What may surprise about it, beyond what the manifest tells; none before it is known.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let index = self.archive.as_ref().and_then(|layer| layer.index());
+        let warnings = index.map(|index| index.warnings()).unwrap_or_default();
+        let digest = &self.layer.descriptor.digest;
+        warnings.into_iter().map(|warning| format!("layer {digest}: {warning}")).collect()
+    }
+
     fn no_archive(&self, why: &str) -> Error {
         let ArtifactLayer { descriptor, .. } = &self.layer;
         Error::new(
@@ -184,14 +192,6 @@ impl Assembly {
         Ok(())
     }
 
-    /// The tree of all layers; none while one of them is being read.
-    ///
-    /// # Errors
-    /// Those of [`Tree::build`]; what a layer cannot be read with.
-    pub fn tree(&self) -> Result<Option<Tree>> {
-        let mut known = Vec::with_capacity(self.parts.len());
-        for part in &self.parts {
-            let Some(layer) = part.tree_layer()? else { return Ok(None) };
     /// What the layer in place `at` is waited for with. Others may have their turn before it, so that the bytes of all
     /// count.
     async fn while_bytes_come<T>(
@@ -230,6 +230,14 @@ impl Assembly {
         Error::new(ErrorKind::TimedOut, text)
     }
 
+    /// The tree of all layers; none while one of them is being read.
+    ///
+    /// # Errors
+    /// Those of [`Tree::build`]; what a layer cannot be read with.
+    pub fn tree(&self) -> Result<Option<Tree>> {
+        let mut known = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
+            let Some(layer) = part.tree_layer()? else { return Ok(None) };
             known.push(layer);
         }
         Tree::build(&known).map(Some)
@@ -246,16 +254,9 @@ impl Assembly {
         }
     }
 
-    /// What may surprise about the layers, beyond what the manifest tells.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
-        let of_index = |part: &Part| {
-            let index = part.archive.as_ref().and_then(|layer| layer.index());
-            let digest = part.layer.descriptor.digest.clone();
-            let warnings = index.map(|index| index.warnings()).unwrap_or_default();
-            warnings.into_iter().map(move |warning| format!("layer {digest}: {warning}"))
-        };
-        self.warnings.iter().cloned().chain(self.parts.iter().flat_map(of_index)).collect()
+    /// What may surprise about what the layers were taken for; what they tell themselves is [`Part::warnings`].
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The bytes of the layers.

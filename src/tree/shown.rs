@@ -282,6 +282,15 @@ impl Shown {
     /// How many files there are, as far as that is known.
     #[must_use]
     pub fn file_count(&self) -> u64 {
+    /// Why not all of it is known, and never will be, if that is so.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        match self.view() {
+            Err(Unknown::Failed(error)) => Some(error),
+            Ok(_) | Err(Unknown::NotYet) => None,
+        }
+    }
+
         self.totals().0
     }
 

@@ -1,6 +1,7 @@
 //! What a reader of a real mount sees when something goes wrong: the program run as its users run it, over a
 //! registry that follows a schedule of faults. docs/faults.md says which test shows what.
 
+mod archives;
 mod bytes;
 mod disk;
 mod network;

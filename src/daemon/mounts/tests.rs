@@ -49,6 +49,8 @@ impl Mounter for Double {
             subpath: request.subpath.clone(),
             files: 1,
             total_bytes: 2,
+            layers_reading: 0,
+            failed: None,
             warnings: Vec::new(),
         };
         let (live, is_read) = (Arc::clone(&self.live), Arc::clone(&self.is_read));
@@ -73,8 +75,6 @@ impl Mount for DoubleMount {
             cached_bytes: 0,
             rejected_chunks: 0,
             degraded: None,
-            layers_reading: 0,
-            failed: None,
             files: Vec::new(),
         }
     }

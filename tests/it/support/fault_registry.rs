@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::artifact::{ModelArtifact, digest_of};
 use super::connection::{Answer, Connection, Delivery, Request};
+use super::producers::Product;
 
 /// The repository that everything is in.
 pub(crate) const REPOSITORY: &str = "models/test";
@@ -166,6 +167,13 @@ impl FaultRegistry {
             self.state().blobs.insert(digest_of(blob), blob.clone());
         }
         self.put_manifest(tag, media_type::OCI_MANIFEST, &artifact.manifest);
+    }
+
+    pub(crate) fn put_product(&self, product: &Product, tag: &str) {
+        for blob in product.blobs() {
+            self.state().blobs.insert(digest_of(blob), blob.clone());
+        }
+        self.put_manifest(tag, media_type::OCI_MANIFEST, &product.manifest());
     }
 
     pub(crate) fn put_manifest(&self, tag: &str, media_type: &str, bytes: &Bytes) {

@@ -85,6 +85,8 @@ pub async fn owner_of(target: &Path) -> Result<OwnerOf> {
         Some(Ok(socket)) => OwnerOf::Socket(socket),
         Some(Err(Errno::NOTCONN | Errno::CONNABORTED)) => OwnerOf::Dead,
         Some(Err(Errno::ACCESS | Errno::PERM)) => OwnerOf::Foreign,
+        // Its root cannot be served, and nothing can be asked through it.
+        Some(Err(Errno::IO)) => OwnerOf::Hung,
         Some(Err(error)) => {
             return Err(std::io::Error::from(error))
                 .context(|| format!("cannot ask the mount on {} for its owner", target.display()));

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::base::{Error, ErrorKind, RelPath, Result};
 
 use super::growth::{Given, Grown, Growth, Unknown};
-use super::view::subpath_of;
+use super::view::{require_mountable, subpath_of};
 use super::{FileRecord, Ino, Inode, InodeKind, View};
 
 /// See the module's text.
@@ -114,6 +114,9 @@ impl GrowingView {
             None => 0,
             Some(path) => found(&growth, path, stall_timeout).await?,
         };
+        if let Some((typed, inode)) = subpath.zip(growth.inode(top, Ino::ROOT).flatten()) {
+            require_mountable(&inode.kind, typed, reference)?;
+        }
         let (subpath, reference) = (subpath.map(str::to_owned), reference.to_owned());
         let this = Self { growth, top, subpath, reference, stall_timeout, view: OnceLock::new() };
         match this.settled() {
@@ -279,9 +282,6 @@ impl Shown {
         self.files().filter(|file| file.body.layer == layer).map(|file| file.ino).collect()
     }
 
-    /// How many files there are, as far as that is known.
-    #[must_use]
-    pub fn file_count(&self) -> u64 {
     /// Why not all of it is known, and never will be, if that is so.
     #[must_use]
     pub fn failure(&self) -> Option<Error> {
@@ -291,6 +291,9 @@ impl Shown {
         }
     }
 
+    /// How many files there are, as far as that is known.
+    #[must_use]
+    pub fn file_count(&self) -> u64 {
         self.totals().0
     }
 

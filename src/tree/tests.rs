@@ -275,6 +275,19 @@ mod views {
     }
 
     #[test]
+    fn a_subpath_to_a_device_or_a_pipe_is_refused() {
+        for kind in [EntryKind::Fifo, EntryKind::CharDevice { major: 1, minor: 3 }] {
+            let error =
+                View::new(tree(vec![entry("d/odd", kind)]), Some("d/odd"), "host/model:v1").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(
+                error.to_string().contains("\"d/odd\" of host/model:v1 is neither a directory"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
     fn a_missing_subpath_names_the_nearest_parent_and_what_it_holds() {
         let error = view(Some("a/x/y")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);

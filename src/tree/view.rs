@@ -28,7 +28,8 @@ impl View {
     ///
     /// # Errors
     /// `Usage` for a subPath that is empty, absolute or has `..` or NUL in it; `NotFound` for one that leads
-    /// nowhere, with the nearest parent that exists and what it holds.
+    /// nowhere, with the nearest parent that exists and what it holds; `Unsupported` for a device or a pipe, which
+    /// nothing can be mounted as.
     pub fn new(tree: Arc<Tree>, subpath: Option<&str>, reference: &str) -> Result<Self> {
         let top = match subpath {
             None => Ino::ROOT,
@@ -36,6 +37,9 @@ impl View {
                 .walk(&subpath_of(typed)?)
                 .map_err(|missing| describe(&tree, typed, &missing, reference))?,
         };
+        if let Some((typed, inode)) = subpath.zip(tree.inode(top)) {
+            require_mountable(&inode.kind, typed, reference)?;
+        }
         let (mut files, mut total_bytes) = (0, 0_u64);
         for file in tree.files_below(top) {
             files += 1;
@@ -129,6 +133,21 @@ pub(super) fn subpath_of(typed: &str) -> Result<RelPath> {
         let why = format!("bad subPath: {error}; expected a path relative to the artifact's root");
         Error::new(ErrorKind::Usage, why)
     })
+}
+
+/// Checks that what `typed` leads to can be mounted.
+///
+/// # Errors
+/// `Unsupported` for a device, a pipe or a link.
+pub(super) fn require_mountable(kind: &InodeKind, typed: &str, reference: &str) -> Result<()> {
+    if matches!(kind, InodeKind::Directory | InodeKind::File(_)) {
+        return Ok(());
+    }
+    let text = format!(
+        "subPath {typed:?} of {reference} is neither a directory nor a regular file, and nothing else can be mounted; \
+         choose the directory that holds it"
+    );
+    Err(Error::new(ErrorKind::Unsupported, text))
 }
 
 fn describe(tree: &Tree, typed: &str, missing: &Missing, reference: &str) -> Error {

@@ -258,6 +258,15 @@ fn what_is_known_stays_when_the_rest_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_subpath_to_a_pipe_is_refused_as_soon_as_it_is_known() {
+    let sample = Sample { role: LayerRole::Archive, layers: vec![Vec::new()] };
+    let growth = sample.growth(&[]);
+    growth.push(0, &entry("pipe", EntryKind::Fifo));
+    let view = GrowingView::new(growth, Some("pipe"), "host/model:v1", Duration::from_secs(1)).await;
+    assert_eq!(view.unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_subpath_is_waited_for() {
     let entries = vec![directory("d"), file("d/a", 1), link("l", "d"), file("d/b", 2)];
     let sample = Sample { role: LayerRole::Archive, layers: vec![entries.clone()] };

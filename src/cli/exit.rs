@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use crate::base::{Error, ErrorKind};
 
+use super::output::printable;
+
 /// Why a command did not do what it was asked for.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -57,10 +59,11 @@ pub(super) fn report(error: &Error) {
     say(&error.chain());
 }
 
-/// Writes a line to standard error. A closed standard error is no reason to fail.
+/// Writes a line to standard error, without what could move the cursor of a terminal: names of archives stand in errors.
+/// A closed standard error is no reason to fail.
 pub(super) fn say(text: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "refmount: {text}");
+    let _ = writeln!(std::io::stderr(), "refmount: {}", printable(text));
 }
 
 #[cfg(test)]

@@ -143,13 +143,18 @@ impl Feed {
         }
     }
 
-    /// What this segment is a part of does not match its digest: forgets everything, and tells those that may have
-    /// read it. `for_good`: readers get errors from now on.
-    pub fn disprove(&self, for_good: bool) {
-        self.drop_everything();
-        let next = if for_good { Verification::Rejected } else { Verification::Open { rejections: 1 } };
-        self.verification.send_replace(next);
-        self.count_rejected(chunk_count(self.bytes));
+    /// What `feeds` are the parts of does not match its digest: forgets everything, and tells those that may have read
+    /// it. `for_good`: readers get errors from now on.
+    pub fn disprove(feeds: &[Arc<Self>], for_good: bool) {
+        for feed in feeds {
+            feed.drop_everything();
+            let next = if for_good { Verification::Rejected } else { Verification::Open { rejections: 1 } };
+            feed.verification.send_replace(next);
+        }
+        // Last, so that whoever sees the count finds the rest as it is now.
+        for feed in feeds {
+            feed.count_rejected(chunk_count(feed.bytes));
+        }
     }
 
     fn drop_everything(&self) {

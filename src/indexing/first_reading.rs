@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::base::{CHUNK_BYTES, Error, ErrorKind, Result, ResultExt as _, chunk_count};
 use crate::cache::DocumentKind;
-use crate::fetch::Sequence;
+use crate::fetch::{Feed, Sequence};
 use crate::layer::encoding::Codec;
 use crate::layer::restart::RestartTable;
 use crate::layer::{
@@ -182,9 +182,7 @@ async fn walk_unchecked(layer: &Arc<Layer>, turn: &mut Turn, stream_bytes: u64) 
     let walked = walk::walk(layer, turn, stream_bytes).await;
     if walked.is_err() {
         // The next attempt gets others.
-        for feed in layer.segments()?.feeds() {
-            feed.disprove(false);
-        }
+        Feed::disprove(&layer.segments()?.feeds(), false);
     }
     walked
 }
@@ -230,9 +228,7 @@ async fn pass_over(layer: &Arc<Layer>, turn: &mut Turn, points: Arc<Points>) -> 
     if let Err(error) = &passed {
         segments.end_passages(Some(error));
         if error.kind() == ErrorKind::Corrupt {
-            for feed in segments.feeds() {
-                feed.disprove(false);
-            }
+            Feed::disprove(&segments.feeds(), false);
         }
     }
     drop(guard);
@@ -286,9 +282,7 @@ fn prove(layer: &Arc<Layer>, index: &LayerIndex) -> Result<()> {
             tracing::error!(digest = %layer.blob, "the complete layer does not match its digest; dropped it");
             layer.sources.fail_over();
             let mismatches = layer.mismatches.fetch_add(1, Ordering::Relaxed) + 1;
-            for feed in layer.segments()?.feeds() {
-                feed.disprove(mismatches >= MISMATCHES_MAX);
-            }
+            Feed::disprove(&layer.segments()?.feeds(), mismatches >= MISMATCHES_MAX);
         }
         Outcome::Proven { proof, diff_id, entries, root } => {
             let members: Vec<Member> = (0..index.member_count()).map(|at| index.member(at)).collect();

@@ -94,16 +94,16 @@ async fn wrong_headers_of_a_plain_archive_do_not_outlive_its_check() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_content_of_a_plain_archive_is_found_when_all_of_it_is_here() {
     let site = Site::new(sample(Packing::Plain));
+    site.source.damage(Some(4 * CHUNK_BYTES + 400_000));
     let layers = site.layers(&site.cache(64));
     let mount = site.open(&layers);
     let index = mount.index().await;
     let large = body(&index, "model-1.bin");
-    site.source.schedule([Fault::WrongByte(400_000)]);
-    mount.content.read(&large, 4 * CHUNK_BYTES..4 * CHUNK_BYTES + 10).await.unwrap();
     // Read, kept, and found to be wrong with the rest.
     mount.content.fill(&large).await.unwrap();
     mount.content.fill(&body(&index, "model-2.bin")).await.unwrap();
     until("the wrong bytes are counted", || mount.content.rejected_chunks() > 0).await;
+    site.source.damage(None);
     site.read_all(&mount).await;
     until("the layer is verified", || mount.layer.is_proven()).await;
     site.read_all(&mount).await;

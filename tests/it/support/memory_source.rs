@@ -42,6 +42,8 @@ pub struct MemorySource {
     faults: Mutex<VecDeque<Fault>>,
     requests: Mutex<Vec<(Digest, Range<u64>)>>,
     times: Mutex<Vec<Instant>>,
+    /// See [`MemorySource::damage`].
+    wrong_at: Mutex<Option<u64>>,
 }
 
 impl MemorySource {
@@ -66,6 +68,11 @@ impl MemorySource {
     /// The next requests meet these faults, one each.
     pub fn schedule(&self, faults: impl IntoIterator<Item = Fault>) {
         self.faults.lock().unwrap().extend(faults);
+    }
+
+    /// From now on, whoever asks for the byte at `offset` of a blob gets another one; with None, nobody does any more.
+    pub fn damage(&self, offset: Option<u64>) {
+        *self.wrong_at.lock().unwrap() = offset;
     }
 
     /// How many scheduled faults have not been met yet.
@@ -117,6 +124,11 @@ impl BlobSource for MemorySource {
         let fault = self.faults.lock().unwrap().pop_front().unwrap_or(Fault::None);
         let range = if fault == Fault::Whole { 0..size } else { range };
         let mut body = blob.slice(range.start as usize..range.end as usize);
+        if let Some(offset) = self.wrong_at.lock().unwrap().filter(|offset| range.contains(offset)) {
+            let mut wrong = body.to_vec();
+            wrong[(offset - range.start) as usize] ^= 1;
+            body = wrong.into();
+        }
         let mut ending = None;
         match fault {
             Fault::None | Fault::Whole => {}

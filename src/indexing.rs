@@ -260,8 +260,12 @@ impl Layer {
         let cache = self.layers.fetcher.cache();
         let bytes = cache.map_document(DocumentKind::LayerIndex, &self.identity)?;
         match LayerIndex::decode(bytes, &self.blob) {
-            Ok(index) if index.blob_bytes() == self.blob_bytes => Some(index),
-            Ok(_) => None,
+            Ok(index) if index.blob_bytes() != self.blob_bytes => None,
+            Ok(index) if is_made_by_a_pass(&index) && self.stored_proof().is_none() => {
+                tracing::warn!(digest = %self.blob, "the digests that a reading found are gone; it is read again");
+                None
+            }
+            Ok(index) => Some(index),
             Err(error) => {
                 tracing::warn!(digest = %self.blob, error = error.chain(), "a stored index is not used");
                 None
@@ -586,6 +590,11 @@ impl Layer {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether it came with a proof, which only another pass can give again.
+fn is_made_by_a_pass(index: &LayerIndex) -> bool {
+    matches!(index.stream(), LayerStream::Restart(_)) && index.is_trusted()
 }
 
 /// Whether each byte of the stream comes checked by a digest that the manifest vouches for.

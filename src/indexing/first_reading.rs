@@ -143,9 +143,13 @@ fn known(layer: &Layer, parts: IndexParts, proof: Option<LayerProof>) -> Option<
         Ok(index) => index,
         Err(error) => return Some(Stage::Failed(error)),
     };
+    // The index last: with it, nothing reads the layer from its start again, so that a proof that is missing when the
+    // process ends here would be missing for good.
+    if let Some(proof) = &proof {
+        layer.layers.fetcher.record_proof(proof);
+    }
     keep(layer, &index);
     if let Some(proof) = proof {
-        layer.layers.fetcher.record_proof(&proof);
         if let Some(segments) = layer.segments.get() {
             segments.prove(proof);
         }

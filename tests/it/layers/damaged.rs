@@ -160,3 +160,45 @@ async fn a_layer_that_could_not_be_read_is_tried_again_by_the_next_mount() {
     let second = site.open(&layers);
     site.read_all(&second).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_proof_or_index_of_a_layer_is_made_again() {
+    for packing in [Packing::Plain, Packing::Gzip] {
+        for kind in ["proofs", "layers"] {
+            let site = Site::new(sample(packing));
+            let mount = site.open(&site.layers(&site.cache(64)));
+            site.read_all(&mount).await;
+            until("the layer is verified", || mount.layer.is_proven()).await;
+            drop(mount);
+            let mut damaged = 0;
+            for file in files_below(site.directory.path()) {
+                if file.components().any(|name| name.as_os_str() == kind) {
+                    let mut bytes = std::fs::read(&file).unwrap();
+                    let at = bytes.len() / 2;
+                    bytes[at] ^= 1;
+                    std::fs::write(&file, bytes).unwrap();
+                    damaged += 1;
+                }
+            }
+            assert!(damaged > 0, "{kind}");
+            let mount = site.open(&site.layers(&site.cache(64)));
+            site.read_all(&mount).await;
+            let index = mount.index().await;
+            let large = body(&index, "model-1.bin");
+            until("the kernel can have it", || {
+                mount.content.opened(&large);
+                mount.content.direct(&large).is_some()
+            })
+            .await;
+        }
+    }
+}
+
+fn files_below(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
+    }
+    files
+}

@@ -480,14 +480,12 @@ impl Layer {
 
     /// Bytes of the blob that came so far.
     fn network_bytes(&self) -> u64 {
-        let feeds = self.segments.get().map(Segments::feeds).unwrap_or_default();
-        let fed: u64 = feeds.iter().map(|feed| feed.counters().network_bytes).sum();
-        fed + self.pass_bytes.load(Ordering::Relaxed)
+        let fed = self.segments.get().map(Segments::counters).unwrap_or_default();
+        fed.network_bytes + self.pass_bytes.load(Ordering::Relaxed)
     }
 
     fn rejected(&self) -> u64 {
-        let feeds = self.segments.get().map(Segments::feeds).unwrap_or_default();
-        feeds.iter().map(|feed| feed.counters().rejected_chunks).sum()
+        self.segments.get().map(Segments::counters).unwrap_or_default().rejected_chunks
     }
 
     fn tell_rejected(&self) {
@@ -539,7 +537,11 @@ impl Layer {
     fn prove_if_complete(&self) {
         let Some(layer) = self.this.upgrade() else { return };
         let Some(index) = self.index().filter(|_| !self.is_proven()) else { return };
-        if !prove::is_worth_it(&layer, &index) || self.is_proving.swap(true, Ordering::AcqRel) {
+        // Without a mount, nothing that is missing could be fetched.
+        if self.sources.count() == 0
+            || !prove::is_worth_it(&layer, &index)
+            || self.is_proving.swap(true, Ordering::AcqRel)
+        {
             return;
         }
         self.layers.handle.spawn(async move {
@@ -634,7 +636,7 @@ impl LayerLease {
     /// Bytes of the blob that came since the lease began.
     #[must_use]
     pub fn network_bytes(&self) -> u64 {
-        self.layer.network_bytes() - self.network_before
+        self.layer.network_bytes().saturating_sub(self.network_before)
     }
 
     /// What the last attempt to fail has failed with, for those who stop waiting.
@@ -646,7 +648,7 @@ impl LayerLease {
     /// Chunks that failed their check since the lease began.
     #[must_use]
     pub fn rejected_chunks(&self) -> u64 {
-        self.layer.rejected() - self.rejected_before
+        self.layer.rejected().saturating_sub(self.rejected_before)
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crate::base::{CHUNK_BYTES, Digest, Result};
 use crate::cache::SegmentId;
-use crate::fetch::{Feed, Fetcher, Origin, Passage, Proving, SegmentSpec, Sources};
+use crate::fetch::{Counters, Feed, Fetcher, Origin, Passage, Proving, SegmentSpec, Sources};
 use crate::layer::{LayerProof, Member};
 
 use super::stream::{StreamPart, StreamSource};
@@ -71,6 +71,8 @@ pub(super) struct Segments {
     members: RwLock<Vec<Member>>,
     proof: OnceLock<LayerProof>,
     open: Mutex<Open>,
+    /// What was counted for feeds that are not used any more.
+    retired: Mutex<Counters>,
 }
 
 #[derive(Debug, Default)]
@@ -83,13 +85,29 @@ struct Open {
 impl Segments {
     pub(super) fn new(common: Common, members: Vec<Member>, proof: Option<LayerProof>) -> Self {
         let proof = proof.map_or_else(OnceLock::new, OnceLock::from);
-        Self { common, members: RwLock::new(members), proof, open: Mutex::default() }
+        Self {
+            common,
+            members: RwLock::new(members),
+            proof,
+            open: Mutex::default(),
+            retired: Mutex::default(),
+        }
     }
 
     /// Forgets what a reading found that is begun again.
     pub(super) fn reset(&self) {
         self.members.write().unwrap_or_else(PoisonError::into_inner).clear();
-        *self.open() = Open::default();
+        let retired = std::mem::take(&mut *self.open());
+        let counters = sum(retired.feeds.values());
+        let mut sums = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        *sums = added(*sums, counters);
+    }
+
+    /// What was counted for all feeds.
+    pub(super) fn counters(&self) -> Counters {
+        let open = self.open();
+        let retired = *self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        added(retired, sum(open.feeds.values()))
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -257,5 +275,18 @@ impl Segments {
             }
         }
         shared
+    }
+}
+
+fn sum<'a>(feeds: impl Iterator<Item = &'a Arc<Feed>>) -> Counters {
+    feeds.fold(Counters::default(), |sum, feed| added(sum, feed.counters()))
+}
+
+fn added(one: Counters, other: Counters) -> Counters {
+    Counters {
+        network_bytes: one.network_bytes + other.network_bytes,
+        ahead_bytes: one.ahead_bytes + other.ahead_bytes,
+        requests: one.requests + other.requests,
+        rejected_chunks: one.rejected_chunks + other.rejected_chunks,
     }
 }

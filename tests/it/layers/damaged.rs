@@ -202,3 +202,19 @@ fn files_below(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
     }
     files
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_attempt_takes_nothing_from_the_counters_of_those_who_joined_the_first() {
+    let site = Site::new(sample(Packing::Plain));
+    // The first chunk is wrong, after a while.
+    site.source.schedule([Fault::None, Fault::Refused(ErrorKind::Unavailable), Fault::WrongByte(0)]);
+    site.source.schedule([Fault::Busy(Duration::from_millis(300)), Fault::Busy(Duration::from_millis(300))]);
+    let layers = site.layers(&site.cache(64));
+    let first = site.open(&layers);
+    until("the first attempt has begun", || site.source.requests().len() >= 3).await;
+    let before = first.content.network_bytes();
+    let second = site.open(&layers);
+    assert!(matches!(first.settled().await, Stage::Failed(_) | Stage::Known(_)));
+    assert!(first.content.network_bytes() >= before);
+    assert!(second.content.network_bytes() <= first.content.network_bytes());
+}

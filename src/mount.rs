@@ -3,6 +3,7 @@
 mod assembly;
 mod growing;
 mod own_indexes;
+mod task;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
-use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::artifact::{self, Artifact};
 use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
@@ -25,6 +25,7 @@ use crate::registry::SourceOptions;
 use crate::tree::{Ino, Shown, View};
 
 use assembly::Part;
+use task::Task;
 
 pub use assembly::Assembly;
 pub use own_indexes::OwnIndexes;
@@ -145,7 +146,8 @@ pub struct Mounted {
     cache: Arc<Cache>,
     parts: Vec<Part>,
     /// What goes on in the background as long as the mount is there.
-    tasks: Vec<AbortHandle>,
+    #[expect(dead_code, reason = "it ends when it is dropped")]
+    task: Option<Task>,
 }
 
 impl Mounted {
@@ -200,12 +202,12 @@ impl Mounted {
             bytes = summary.total_bytes,
             "mounted"
         );
-        let mut tasks: Vec<AbortHandle> = growing.iter().map(JoinHandle::abort_handle).collect();
-        if request.prefetch == PrefetchPolicy::All {
-            tasks.push(spawn_prefetch(&filesystem, &content, cache, growing).abort_handle());
-        }
+        let task = match request.prefetch {
+            PrefetchPolicy::All => Some(spawn_prefetch(&filesystem, &content, cache, growing)),
+            PrefetchPolicy::Auto | PrefetchPolicy::Off => growing,
+        };
         let cache = Arc::clone(cache);
-        Ok(Arc::new(Self { summary, mount, filesystem, content, cache, parts, tasks }))
+        Ok(Arc::new(Self { summary, mount, filesystem, content, cache, parts, task }))
     }
 
     /// What was mounted where, and how far it is known by now.
@@ -289,7 +291,6 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
         tracing::info!(
             reference = self.summary.reference,
             mountpoint = %self.summary.mountpoint.display(),
@@ -304,7 +305,7 @@ async fn show(
     artifact: &Artifact,
     assembly: &Assembly,
     request: &MountRequest,
-) -> Result<(Shown, Option<JoinHandle<()>>)> {
+) -> Result<(Shown, Option<Task>)> {
     let reference = artifact.reference.to_string();
     let subpath = request.subpath.as_deref();
     if let Ok(settled) = tokio::time::timeout(growing::GRACE, assembly.settled(request.read_timeout)).await {
@@ -390,13 +391,12 @@ fn spawn_prefetch(
     filesystem: &Arc<Filesystem>,
     content: &Arc<Content>,
     cache: &Arc<Cache>,
-    growing: Option<JoinHandle<()>>,
-) -> JoinHandle<()> {
+    growing: Option<Task>,
+) -> Task {
     let (filesystem, content, cache) = (Arc::clone(filesystem), Arc::clone(content), Arc::clone(cache));
-    tokio::spawn(async move {
+    Task::spawn(async move {
         if let Some(growing) = growing {
-            // Broken off or not: what there is of the tree is there then.
-            let _ = growing.await;
+            growing.ended().await;
         }
         for file in files_that_fit(&filesystem, &cache) {
             // One that fails is no reason to go without the others.

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-
 use crate::base::{Error, ErrorKind, Result};
 use crate::indexing::Found;
 use crate::tree::{GrowingView, Growth, GrowthLayer, Tree};
 
 use super::assembly::{Assembly, Part};
+use super::task::Task;
 
 /// How long a mount waits for first readings that are under way: most are over by then, and what is known is refused at
 /// once if it has to be, lists at once, and is one tree from the beginning.
@@ -25,7 +24,7 @@ pub(super) async fn grow(
     subpath: Option<&str>,
     reference: &str,
     stall_timeout: Duration,
-) -> Result<(GrowingView, JoinHandle<()>)> {
+) -> Result<(GrowingView, Task)> {
     let mut layers = Vec::new();
     for part in assembly.parts() {
         let known = part.tree_layer()?.map(|layer| layer.index);
@@ -48,14 +47,10 @@ pub(super) async fn grow(
             }),
         );
     }
-    let task = tokio::spawn(finish(Arc::clone(&growth), assembly.parts().to_vec()));
-    match GrowingView::new(growth, subpath, reference, stall_timeout).await {
-        Ok(view) => Ok((view, task)),
-        Err(error) => {
-            task.abort();
-            Err(error)
-        }
-    }
+    // A layer whose last mount is gone is never settled, so it must not be waited for any longer than this.
+    let task = Task::spawn(finish(Arc::clone(&growth), assembly.parts().to_vec()));
+    let view = GrowingView::new(growth, subpath, reference, stall_timeout).await?;
+    Ok((view, task))
 }
 
 /// Waits for all layers, and gives the growth its end.

@@ -146,14 +146,18 @@ impl Feed {
     /// What `feeds` are the parts of does not match its digest: forgets everything, and tells those that may have read
     /// it. `for_good`: readers get errors from now on.
     pub fn disprove(feeds: &[Arc<Self>], for_good: bool) {
+        let present = |feed: &Self| {
+            (0..chunk_count(feed.bytes)).filter(|chunk| feed.segment.is_present(*chunk)).count() as u64
+        };
+        let dropped: Vec<u64> = feeds.iter().map(|feed| present(feed)).collect();
         for feed in feeds {
             feed.drop_everything();
             let next = if for_good { Verification::Rejected } else { Verification::Open { rejections: 1 } };
             feed.verification.send_replace(next);
         }
         // Last, so that whoever sees the count finds the rest as it is now.
-        for feed in feeds {
-            feed.count_rejected(chunk_count(feed.bytes));
+        for (feed, dropped) in feeds.iter().zip(dropped) {
+            feed.count_rejected(dropped);
         }
     }
 

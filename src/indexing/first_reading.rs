@@ -184,7 +184,9 @@ async fn by_seek_table(layer: &Arc<Layer>, turn: &mut Turn, table: RestartTable)
 /// A walk over bytes that nobody has checked.
 async fn walk_unchecked(layer: &Arc<Layer>, turn: &mut Turn, stream_bytes: u64) -> Result<Vec<String>> {
     let walked = walk::walk(layer, turn, stream_bytes).await;
-    if walked.is_err() {
+    // A source that went away meanwhile says nothing about the bytes that came before.
+    let is_about_bytes = |error: &Error| matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid);
+    if walked.as_ref().is_err_and(is_about_bytes) {
         // The next attempt gets others.
         Feed::disprove(&layer.segments()?.feeds(), false);
     }

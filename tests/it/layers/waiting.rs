@@ -58,3 +58,17 @@ async fn a_read_that_waits_for_the_check_of_a_layer_fails_when_nothing_comes_any
         site.read_all(&mount).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_goes_away_during_a_walk_disproves_nothing_that_came_before() {
+    let site = Site::new(sample(Packing::Plain));
+    site.source.schedule([Fault::None, Fault::None, Fault::Refused(ErrorKind::NotFound)]);
+    let layers = site.layers(&site.cache(64));
+    let mount = site.open(&layers);
+    assert!(matches!(mount.settled().await, Stage::Failed(error) if error.kind() == ErrorKind::NotFound));
+    assert_eq!(mount.content.rejected_chunks(), 0);
+    site.read_all(&site.open(&layers)).await;
+    let first_chunk =
+        site.source.requests().iter().filter(|(_, range)| range.start == 0 && range.end > 200_000).count();
+    assert_eq!(first_chunk, 1, "{:?}", site.source.requests());
+}

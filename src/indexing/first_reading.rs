@@ -149,10 +149,8 @@ fn known(layer: &Layer, parts: IndexParts, proof: Option<LayerProof>) -> Option<
         layer.layers.fetcher.record_proof(proof);
     }
     keep(layer, &index);
-    if let Some(proof) = proof {
-        if let Some(segments) = layer.segments.get() {
-            segments.prove(proof);
-        }
+    if let (Some(proof), Some(segments)) = (proof, layer.segments.get()) {
+        segments.prove(proof);
     }
     tracing::info!(digest = %layer.blob, entries = index.len(), bytes = index.stream_bytes(), "indexed a layer");
     // The one on disk costs no memory of ours.

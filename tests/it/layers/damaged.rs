@@ -2,6 +2,8 @@
 
 use super::*;
 
+use std::os::unix::fs::FileExt as _;
+
 use refmount::base::ErrorKind;
 use refmount::content::Standing;
 
@@ -173,10 +175,11 @@ async fn a_damaged_proof_or_index_of_a_layer_is_made_again() {
             let mut damaged = 0;
             for file in files_below(site.directory.path()) {
                 if file.components().any(|name| name.as_os_str() == kind) {
-                    let mut bytes = std::fs::read(&file).unwrap();
-                    let at = bytes.len() / 2;
-                    bytes[at] ^= 1;
-                    std::fs::write(&file, bytes).unwrap();
+                    let file = std::fs::File::options().read(true).write(true).open(&file).unwrap();
+                    let mut byte = [0];
+                    let at = file.metadata().unwrap().len() / 2;
+                    file.read_exact_at(&mut byte, at).unwrap();
+                    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
                     damaged += 1;
                 }
             }

@@ -1,6 +1,6 @@
 //! Archives that are not what they should be.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
@@ -202,4 +202,42 @@ fn names_of_an_archive_do_not_move_the_cursor_of_a_terminal() {
     let errors = stderr(&output);
     assert!(errors.contains("[2J") && !errors.contains('\u{1b}'), "{errors:?}");
     assert_eq!(errors.lines().count(), 1, "{errors:?}");
+}
+
+/// What was learned of a layer is believed at the next start only if not a bit of it has changed.
+#[test]
+fn a_byte_flipped_in_what_is_known_of_a_layer_costs_a_reading_and_nothing_else() {
+    let workplace = workplace();
+    let body = Pattern { number: 7, bytes: 300_000 }.whole();
+    let blob = gzip(&tar(&[("d/one", 0o644, b"1"), ("body", 0o600, &body)]));
+    let reference = artifact(TAR_GZIP, blob).write_layout(&workplace.path("layouts/known")).to_string();
+    let is_whole = || {
+        assert_done(&workplace.run(&["mount", &reference, "mnt"]));
+        assert_eq!(std::fs::read(workplace.path("mnt/d/one")).unwrap(), b"1");
+        assert!(std::fs::read(workplace.path("mnt/body")).unwrap() == body);
+        assert_done(&workplace.run(&["umount", "mnt"]));
+        wait_until("the owner has ended", || workplace.owner().is_none());
+    };
+    is_whole();
+    // The proof last: it is not made again as long as the index is there.
+    for (kind, eighths) in [("layers", 0), ("layers", 4), ("layers", 7), ("proofs", 3)] {
+        let stored = files_below(&workplace.path(&format!("cache/v1/{kind}")));
+        assert_eq!(stored.len(), 1, "{stored:?}");
+        let mut changed = std::fs::read(&stored[0]).unwrap();
+        let at = changed.len() * eighths / 8;
+        changed[at] ^= 4;
+        std::fs::write(&stored[0], changed).unwrap();
+        is_whole();
+    }
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => files.extend(files_below(&entry.path())),
+            false => files.push(entry.path()),
+        }
+    }
+    files
 }

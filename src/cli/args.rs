@@ -108,7 +108,8 @@ pub(super) enum Command {
     List(ListArgs),
     /// Show what of a mount is cached, and what is known about it.
     Status(StatusArgs),
-    /// Show what a reference leads to, and what each layer was taken for; of a layer, its first bytes are fetched at most.
+    /// Show what a reference leads to, and what each layer was taken for. Of a layer, its first and last bytes are fetched at
+    /// most, and the index that it carries.
     Inspect(InspectArgs),
     /// List the files of an artifact. Layers that are files are not fetched; of archives, what tells their entries.
     Tree(TreeArgs),

@@ -35,12 +35,13 @@ pub const ENDED_WAIT: Duration = Duration::from_secs(20);
 /// How long an unmount may take before it is reported as failed.
 pub const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long a mount may take: everything that its source may retry, twice (index and manifest), and the
-/// system calls.
+/// How long a mount may take: everything that its source may retry, twice (index and manifest), the wait for the first
+/// bytes of its layers, and the system calls.
 #[must_use]
 pub fn mount_timeout(request: &MountRequest) -> Duration {
     let source = &request.source;
-    (source.retry_budget + source.connect_timeout + source.inactivity_timeout) * 2 + Duration::from_secs(15)
+    let manifests = (source.retry_budget + source.connect_timeout + source.inactivity_timeout) * 2;
+    manifests + request.read_timeout * 2 + Duration::from_secs(15)
 }
 
 /// Who answers.

@@ -5,6 +5,7 @@ mod growing;
 mod own_indexes;
 mod task;
 
+use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use crate::artifact::{self, Artifact};
+use crate::base::limits::LAYERS_MAX;
 use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use crate::cache::Cache;
 use crate::content::{Content, ContentSettings, Standing};
@@ -22,7 +24,7 @@ use crate::indexing::{Layers, Stage};
 use crate::layer::FileBody;
 use crate::oci::{SourceRef, WantedPlatform};
 use crate::registry::SourceOptions;
-use crate::tree::{Ino, Shown, View};
+use crate::tree::{FileRecord, Ino, Shown, View};
 
 use assembly::Part;
 use task::Task;
@@ -102,6 +104,10 @@ pub struct MountSummary {
     pub warnings: Vec<String>,
 }
 
+/// Files that `status` lists: an artifact of as many files as a manifest has layers is listed whole. An image may have a
+/// million, which nobody reads, and which are more than an answer holds.
+pub const LISTED_FILES_MAX: usize = LAYERS_MAX;
+
 /// What `status` reports.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountStatus {
@@ -116,6 +122,9 @@ pub struct MountStatus {
     pub rejected_chunks: u64,
     /// Why reads go on without the cache, if they do.
     pub degraded: Option<String>,
+    /// Files that are not in the list, since there are too many: those of which least is cached.
+    #[serde(default)]
+    pub files_left_out: u64,
     /// The files of the view; none while not all are known.
     pub files: Vec<FileStatus>,
 }
@@ -241,23 +250,36 @@ impl Mounted {
     #[must_use]
     pub fn status(&self) -> MountStatus {
         let view = self.filesystem.view();
-        let files: Vec<FileStatus> = view
+        let mut files: Vec<(usize, FileRecord<'_>, u64)> = view
             .files()
-            .map(|file| FileStatus {
-                path: self.shown_path(file.ino),
-                size: file.body.size,
-                cached_bytes: self.content.cached_bytes(file.body),
-                standing: self.content.standing(file.body),
-                passthrough: self.mount.is_passthrough(file.ino),
+            .enumerate()
+            .map(|(place, file)| {
+                let cached = self.content.cached_bytes(file.body);
+                (place, file, cached)
             })
             .collect();
+        let cached_bytes = files.iter().fold(0_u64, |sum, (.., cached)| sum.saturating_add(*cached));
+        let files_left_out = files.len().saturating_sub(LISTED_FILES_MAX) as u64;
+        if files_left_out > 0 {
+            files.select_nth_unstable_by_key(LISTED_FILES_MAX, |(.., cached)| Reverse(*cached));
+            files.truncate(LISTED_FILES_MAX);
+            files.sort_unstable_by_key(|(place, ..)| *place);
+        }
+        let files = files.into_iter().map(|(_, file, cached_bytes)| FileStatus {
+            path: self.shown_path(file.ino),
+            size: file.body.size,
+            cached_bytes,
+            standing: self.content.standing(file.body),
+            passthrough: self.mount.is_passthrough(file.ino),
+        });
         MountStatus {
             summary: self.summary(),
             network_bytes: self.content.network_bytes(),
-            cached_bytes: files.iter().map(|file| file.cached_bytes).sum(),
+            cached_bytes,
             rejected_chunks: self.content.rejected_chunks(),
             degraded: self.cache.degraded(),
-            files,
+            files_left_out,
+            files: files.collect(),
         }
     }
 

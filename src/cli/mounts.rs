@@ -230,7 +230,11 @@ fn status_text(status: &MountStatus) -> String {
     });
     let mut rows = vec![["SIZE", "CACHED", "STANDING", "OPEN", "PATH"].map(String::from).to_vec()];
     rows.extend(files);
-    format!("{}\n{}", table(&facts), table(&rows))
+    let left_out = match status.files_left_out {
+        0 => String::new(),
+        count => format!("... and {count} more, of which less is cached\n"),
+    };
+    format!("{}\n{}{left_out}", table(&facts), table(&rows))
 }
 
 fn standing_name(standing: Standing) -> &'static str {
@@ -265,6 +269,7 @@ mod tests {
             cached_bytes: 5,
             rejected_chunks: 0,
             degraded: None,
+            files_left_out: 0,
             files: vec![FileStatus {
                 path: "a\u{1b}b".into(),
                 size: 10,

@@ -25,7 +25,7 @@ pub const PRUNE: &str = "/v1/cache/prune";
 /// Bytes of a request. The largest is a mount request: two paths and a few file names.
 pub const REQUEST_BYTES_MAX: usize = 256 << 10;
 
-/// Bytes of an answer. The largest is the status of a mount of [`crate::base::limits::LAYERS_MAX`] files with
+/// Bytes of an answer. The largest is the status of a mount of [`crate::mount::LISTED_FILES_MAX`] files with
 /// paths as long as the kernel takes them.
 pub const ANSWER_BYTES_MAX: usize = 128 << 20;
 

@@ -75,6 +75,7 @@ impl Mount for DoubleMount {
             cached_bytes: 0,
             rejected_chunks: 0,
             degraded: None,
+            files_left_out: 0,
             files: Vec::new(),
         }
     }

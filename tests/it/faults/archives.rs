@@ -241,3 +241,27 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
     }
     files
 }
+
+#[test]
+fn the_status_of_more_files_than_anyone_reads_lists_those_that_most_is_cached_of() {
+    let workplace = workplace();
+    let names: Vec<String> = (0..20_000).map(|number| format!("{:03}/{number}", number / 100)).collect();
+    let members: Vec<(&str, u32, &[u8])> = names.iter().map(|name| (&**name, 0o644, &b"x"[..])).collect();
+    let body = Pattern { number: 9, bytes: 2 << 20 }.whole();
+    let blob = tar(&[&members[..], &[("large", 0o644, &body)]].concat());
+    let reference = artifact(TAR, blob).write_layout(&workplace.path("layouts/many")).to_string();
+    assert_done(&workplace.run(&["mount", "--prefetch", "off", &reference, "mnt"]));
+    assert_eq!(std::fs::read_dir(workplace.path("mnt")).unwrap().count(), 201);
+    assert!(std::fs::read(workplace.path("mnt/large")).unwrap() == body);
+    let status = json(&workplace.run(&["status", "-o", "json", "mnt"]));
+    let listed = status["files"].as_array().unwrap();
+    assert!(
+        listed.iter().any(|file| file["path"] == "large" && file["cached_bytes"] == 2 << 20),
+        "{listed:?}"
+    );
+    assert_eq!(status["file_count"], 20_001);
+    assert_eq!(listed.len() as u64 + status["files_left_out"].as_u64().unwrap(), 20_001);
+    assert!(listed.len() <= 16_384, "{}", listed.len());
+    let text = stdout(&workplace.run(&["status", "mnt"]));
+    assert!(text.lines().last().unwrap().starts_with("... and "), "{text}");
+}

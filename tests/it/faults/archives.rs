@@ -1,9 +1,10 @@
 //! Archives that are not what they should be.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::io::Errno;
 
+use super::disk::{files, flip};
 use super::{HASTY, PATIENT};
 use crate::support::artifact::digest_of;
 use crate::support::connection::Delivery;
@@ -221,25 +222,11 @@ fn a_byte_flipped_in_what_is_known_of_a_layer_costs_a_reading_and_nothing_else()
     is_whole();
     // The proof last: it is not made again as long as the index is there.
     for (kind, eighths) in [("layers", 0), ("layers", 4), ("layers", 7), ("proofs", 3)] {
-        let stored = files_below(&workplace.path(&format!("cache/v1/{kind}")));
+        let stored = files(&workplace.path(&format!("cache/v1/{kind}")), "");
         assert_eq!(stored.len(), 1, "{stored:?}");
-        let mut changed = std::fs::read(&stored[0]).unwrap();
-        let at = changed.len() * eighths / 8;
-        changed[at] ^= 4;
-        std::fs::write(&stored[0], changed).unwrap();
+        flip(&stored[0], std::fs::metadata(&stored[0]).unwrap().len() * eighths / 8);
         is_whole();
     }
-}
-
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
-        match entry.file_type().unwrap().is_dir() {
-            true => files.extend(files_below(&entry.path())),
-            false => files.push(entry.path()),
-        }
-    }
-    files
 }
 
 #[test]

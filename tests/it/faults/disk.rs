@@ -13,7 +13,7 @@ use super::{CONFIG, MIB, OTHER, PATIENT, SHARD, Site};
 use crate::workplace::{assert_done, json, stdout, wait_until};
 
 /// The files below `directory` whose names end so.
-fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
+pub(super) fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().map(Result::unwrap) {
         match entry.file_type().unwrap().is_dir() {
@@ -25,7 +25,7 @@ fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-fn flip(path: &Path, offset: u64) {
+pub(super) fn flip(path: &Path, offset: u64) {
     let file = fs::File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).unwrap();

@@ -107,6 +107,8 @@ pub struct Layers {
     fetcher: Arc<Fetcher>,
     handle: Handle,
     readings: Arc<Semaphore>,
+    /// Whether layers that are complete are checked in the background, for those who come later.
+    proves: bool,
     open: Mutex<HashMap<Digest, Weak<Layer>>>,
 }
 
@@ -114,12 +116,18 @@ impl Layers {
     /// None yet; what is learned goes into the cache of `fetcher`, and tasks run on `handle`.
     #[must_use]
     pub fn new(fetcher: Arc<Fetcher>, handle: Handle) -> Arc<Self> {
-        Arc::new(Self {
-            fetcher,
-            handle,
-            readings: Arc::new(Semaphore::new(READINGS_MAX)),
-            open: Mutex::default(),
-        })
+        Arc::new(Self::with(fetcher, handle, true))
+    }
+
+    /// The same for a cache that goes with its command: nobody comes later for whom a layer were to be checked.
+    #[must_use]
+    pub fn of_one_command(fetcher: Arc<Fetcher>, handle: Handle) -> Arc<Self> {
+        Arc::new(Self::with(fetcher, handle, false))
+    }
+
+    fn with(fetcher: Arc<Fetcher>, handle: Handle, proves: bool) -> Self {
+        let readings = Arc::new(Semaphore::new(READINGS_MAX));
+        Self { fetcher, handle, readings, proves, open: Mutex::default() }
     }
 
     /// What brings the bytes.
@@ -535,7 +543,7 @@ impl Layer {
     /// Checks the layer against its digest in the background, if all of it is cached and nobody has. If only little is
     /// missing, that is fetched for it.
     fn prove_if_complete(&self) {
-        let Some(layer) = self.this.upgrade() else { return };
+        let Some(layer) = self.this.upgrade().filter(|layer| layer.layers.proves) else { return };
         let Some(index) = self.index().filter(|_| !self.is_proven()) else { return };
         // Without a mount, nothing that is missing could be fetched.
         if self.sources.count() == 0

@@ -71,7 +71,7 @@ impl Workshop {
             free_space_min: FreeSpaceFloor::Bytes(0),
         })?;
         let fetcher = Fetcher::new(cache, Handle::current());
-        Ok(Self { layers: Layers::new(fetcher, Handle::current()), _directory: directory })
+        Ok(Self { layers: Layers::of_one_command(fetcher, Handle::current()), _directory: directory })
     }
 }
 

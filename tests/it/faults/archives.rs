@@ -252,3 +252,16 @@ fn the_status_of_more_files_than_anyone_reads_lists_those_that_most_is_cached_of
     let text = stdout(&workplace.run(&["status", "mnt"]));
     assert!(text.lines().last().unwrap().starts_with("... and "), "{text}");
 }
+
+/// Nothing goes on in the background of a command that ends.
+#[test]
+fn a_listing_of_an_archive_ends_without_a_word() {
+    let workplace = workplace();
+    let reference =
+        artifact(TAR, archive(&[file("a"), file("b")])).write_layout(&workplace.path("layouts/two"));
+    for _ in 0..10 {
+        let output = workplace.run(&["tree", &reference.to_string()]);
+        assert_done(&output);
+        assert_eq!((stdout(&output).lines().count(), &*stderr(&output)), (2, ""));
+    }
+}

@@ -80,7 +80,7 @@ pub(crate) fn check_extents(size: u64, extents: &Extents, stream_bytes: u64) {
             let mut after = None;
             for extent in extents.iter() {
                 assert!(
-                    extent.length > 0 && after.is_none_or(|after| extent.file_offset > after),
+                    extent.length > 0 && after.is_none_or(|after| extent.file_offset >= after),
                     "{extents:?}"
                 );
                 after = extent.file_offset.checked_add(extent.length);

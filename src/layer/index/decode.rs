@@ -202,13 +202,18 @@ fn check_entries(index: &LayerIndex) -> Result<()> {
     let mut side = 0;
     // Where the slash before the next path stands.
     let mut slash = 0;
+    let mut before: &[u8] = &[];
     for (at, record) in index.entries().iter().map(EntryRecord).enumerate() {
         let end = record.path_end();
-        let is_path = names.get(end) == Some(&b'/')
-            && names.get(slash + 1..end).is_some_and(|path| !path.is_empty() && paths::fits(path));
-        if !is_path {
+        let path = names.get(slash + 1..end).unwrap_or_default();
+        if names.get(end) != Some(&b'/') || path.is_empty() || !paths::fits(path) {
             return Err(format!("entry {at} has a path that is none"));
         }
+        // An empty one comes before all of them.
+        if paths::order(before, path).is_ge() {
+            return Err(format!("entry {at} is out of order"));
+        }
+        before = path;
         slash = end;
         side = check_entry(index, &record, side).map_err(|what| format!("entry {at} {what}"))?;
     }

@@ -434,6 +434,19 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         })
 }
 
+#[test]
+fn paths_out_of_order_or_twice_are_refused() {
+    let index = LayerIndex::new(parts(vec![entry(b"b", file(0, 0)), entry(b"c", file(0, 0))])).unwrap();
+    let bytes = index.bytes();
+    let at = bytes.windows(5).position(|window| window == b"/b/c/").expect("the names stand there");
+    for wrong in [b"/c/b/", b"/b/b/"] {
+        let mut bytes = bytes.to_vec();
+        bytes[at..at + 5].copy_from_slice(wrong);
+        let error = LayerIndex::decode(bytes.into(), &layer()).unwrap_err().chain();
+        assert!(error.contains("entry 1 is out of order"), "{error}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_entries_come_back(entries in prop::collection::vec(any_entry(), 0..40)) {

@@ -179,12 +179,15 @@ async fn by_seek_table(layer: &Arc<Layer>, turn: &mut Turn, table: RestartTable)
     Ok(known(layer, parts, None))
 }
 
+/// Whether nothing that came before `error` is worth keeping. A source that goes away says nothing about that.
+fn condemns_bytes(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Unsupported)
+}
+
 /// A walk over bytes that nobody has checked.
 async fn walk_unchecked(layer: &Arc<Layer>, turn: &mut Turn, stream_bytes: u64) -> Result<Vec<String>> {
     let walked = walk::walk(layer, turn, stream_bytes).await;
-    // A source that went away meanwhile says nothing about the bytes that came before.
-    let is_about_bytes = |error: &Error| matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid);
-    if walked.as_ref().is_err_and(is_about_bytes) {
+    if walked.as_ref().is_err_and(condemns_bytes) {
         // The next attempt gets others.
         Feed::disprove(&layer.segments()?.feeds(), false);
     }
@@ -231,7 +234,7 @@ async fn pass_over(layer: &Arc<Layer>, turn: &mut Turn, points: Arc<Points>) -> 
     let passed = pass::run(sequence, turn, &layer.blob, layer.blob_bytes, points, sorter).await;
     if let Err(error) = &passed {
         segments.end_passages(Some(error));
-        if error.kind() == ErrorKind::Corrupt {
+        if condemns_bytes(error) {
             Feed::disprove(&segments.feeds(), false);
         }
     }

@@ -220,7 +220,6 @@ fn a_byte_flipped_in_what_is_known_of_a_layer_costs_a_reading_and_nothing_else()
         wait_until("the owner has ended", || workplace.owner().is_none());
     };
     is_whole();
-    // The proof last: it is not made again as long as the index is there.
     for (kind, eighths) in [("layers", 0), ("layers", 4), ("layers", 7), ("proofs", 3)] {
         let stored = files(&workplace.path(&format!("cache/v1/{kind}")), "");
         assert_eq!(stored.len(), 1, "{stored:?}");

@@ -182,6 +182,8 @@ impl Feed {
             rejections,
             "the complete blob does not match its digest; dropped it"
         );
+        // All of it was stored. What is not settled yet would be served once more, and then be missing for good.
+        lock(&self.state).forget_brought();
         self.drop_everything();
         if rejections >= REJECTIONS_MAX { Verification::Rejected } else { Verification::Open { rejections } }
     }

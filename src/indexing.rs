@@ -32,7 +32,7 @@ use tokio::task::AbortHandle;
 
 use crate::base::{Algorithm, Digest, Error, ErrorKind, Result};
 use crate::cache::DocumentKind;
-use crate::fetch::{BlobBytes, Feed, FetchSettings, Fetcher, Proving, Sources};
+use crate::fetch::{BlobBytes, Feed, FetchSettings, Fetcher, Proving, Sources, Tell};
 use crate::layer::tar::TarItem;
 use crate::layer::{Entry, LayerIndex, LayerProof, LayerStream, Member, RootAttributes};
 use crate::registry::BlobSource;
@@ -206,7 +206,8 @@ pub struct Layer {
     is_proving: AtomicBool,
     mismatches: AtomicU32,
     reading: Mutex<Option<AbortHandle>>,
-    rejected: Mutex<Vec<(u64, Watcher)>>,
+    /// Whom each lease has told that bytes which were handed out are wrong.
+    rejected: Mutex<Vec<(u64, Tell)>>,
     this: Weak<Self>,
 }
 
@@ -217,8 +218,7 @@ struct Findings {
     root: Option<RootAttributes>,
     /// What may surprise about the way in which it was read.
     warnings: Vec<String>,
-    watchers: Vec<(u64, Watcher)>,
-    watches: u64,
+    watchers: Vec<Watcher>,
 }
 
 impl Findings {
@@ -259,7 +259,13 @@ impl Layer {
             this: this.clone(),
         });
         if let Some(index) = layer.stored_index() {
-            layer.known(index);
+            let proof = layer.stored_proof();
+            if is_made_by_a_pass(&index) && proof.is_none() {
+                tracing::warn!(digest = %layer.blob, "the digests that a reading found are gone; it is read again");
+            } else {
+                layer.opened_by(&index, proof);
+                layer.known(index);
+            }
         }
         layer
     }
@@ -269,10 +275,6 @@ impl Layer {
         let bytes = cache.map_document(DocumentKind::LayerIndex, &self.identity)?;
         match LayerIndex::decode(bytes, &self.blob) {
             Ok(index) if index.blob_bytes() != self.blob_bytes => None,
-            Ok(index) if is_made_by_a_pass(&index) && self.stored_proof().is_none() => {
-                tracing::warn!(digest = %self.blob, "the digests that a reading found are gone; it is read again");
-                None
-            }
             Ok(index) => Some(index),
             Err(error) => {
                 tracing::warn!(digest = %self.blob, error = error.chain(), "a stored index is not used");
@@ -293,11 +295,6 @@ impl Layer {
         let Some(layer) = self.this.upgrade() else { return };
         self.stage.send_replace(Stage::Opening);
         *reading = Some(self.layers.handle.spawn(first_reading::run(layer)).abort_handle());
-    }
-
-    /// What it is called in the cache.
-    fn identity(&self) -> &Digest {
-        &self.identity
     }
 
     /// Its blob.
@@ -383,26 +380,29 @@ impl Layer {
         })
     }
 
+    /// Notes what the stream is made of, as `index` says.
+    fn opened_by(&self, index: &LayerIndex, proof: Option<LayerProof>) {
+        let stream: Arc<dyn StreamSource> = match index.stream() {
+            LayerStream::Plain => Arc::new(PlainStream { blob: self.blob.clone(), bytes: self.blob_bytes }),
+            LayerStream::Spans(table) => Arc::new(SpanStream {
+                blob: self.blob.clone(),
+                blob_bytes: self.blob_bytes,
+                table: table.clone(),
+            }),
+            LayerStream::Restart(table) => Arc::new(DecodedStream {
+                blob: self.blob.clone(),
+                blob_bytes: self.blob_bytes,
+                points: Arc::clone(self.points.get_or_init(|| Arc::new(Points::complete(table.clone())))),
+            }),
+        };
+        let members = index.members().collect();
+        self.opened_as(stream, members, proof, is_checked_by_spans(index));
+    }
+
     /// From now on it is known.
     fn known(&self, index: LayerIndex) {
         if self.segments.get().is_none() {
-            let stream: Arc<dyn StreamSource> = match index.stream() {
-                LayerStream::Plain => {
-                    Arc::new(PlainStream { blob: self.blob.clone(), bytes: self.blob_bytes })
-                }
-                LayerStream::Spans(table) => Arc::new(SpanStream {
-                    blob: self.blob.clone(),
-                    blob_bytes: self.blob_bytes,
-                    table: table.clone(),
-                }),
-                LayerStream::Restart(table) => Arc::new(DecodedStream {
-                    blob: self.blob.clone(),
-                    blob_bytes: self.blob_bytes,
-                    points: Arc::clone(self.points.get_or_init(|| Arc::new(Points::complete(table.clone())))),
-                }),
-            };
-            let members = (0..index.member_count()).map(|at| index.member(at)).collect();
-            self.opened_as(stream, members, self.stored_proof(), is_checked_by_spans(&index));
+            self.opened_by(&index, self.stored_proof());
         }
         {
             let mut findings = lock(&self.findings);
@@ -426,7 +426,7 @@ impl Layer {
         match item {
             TarItem::Root(root) => findings.root = Some(root),
             TarItem::Entry(entry) => {
-                for (_, watcher) in &findings.watchers {
+                for watcher in &findings.watchers {
                     watcher(Found::Entry(&entry));
                 }
                 findings.entries.push(entry);
@@ -452,7 +452,7 @@ impl Layer {
     /// Something came.
     fn progressed(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
-        for (_, watcher) in &lock(&self.findings).watchers {
+        for watcher in &lock(&self.findings).watchers {
             watcher(Found::Progress);
         }
     }
@@ -466,15 +466,12 @@ impl Layer {
     }
 
     /// Has `watcher` told all entries, those found before first, while the layer is being read.
-    fn watch(&self, watcher: Watcher) -> u64 {
+    fn watch(&self, watcher: Watcher) {
         let mut findings = lock(&self.findings);
         for entry in &findings.entries {
             watcher(Found::Entry(entry));
         }
-        findings.watches += 1;
-        let watch = findings.watches;
-        findings.watchers.push((watch, watcher));
-        watch
+        findings.watchers.push(watcher);
     }
 
     /// Counts the bytes of the blob that a first reading takes.
@@ -497,8 +494,8 @@ impl Layer {
     }
 
     fn tell_rejected(&self) {
-        let told: Vec<Watcher> = lock(&self.rejected).iter().map(|(_, tell)| Arc::clone(tell)).collect();
-        told.iter().for_each(|tell| tell(Found::Progress));
+        let told: Vec<Tell> = lock(&self.rejected).iter().map(|(_, tell)| Arc::clone(tell)).collect();
+        told.iter().for_each(|tell| tell());
     }
 
     /// Where `stream`, a part of a file's bytes, is cached.
@@ -637,8 +634,8 @@ impl LayerLease {
     }
 
     /// Has `tell` called, while the lease lives, whenever bytes that were handed out turn out to be wrong.
-    pub fn on_rejected(&self, tell: Arc<dyn Fn() + Send + Sync>) {
-        lock(&self.layer.rejected).push((self.lease, Arc::new(move |_| tell())));
+    pub fn on_rejected(&self, tell: Tell) {
+        lock(&self.layer.rejected).push((self.lease, tell));
     }
 
     /// Bytes of the blob that came since the lease began.

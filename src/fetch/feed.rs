@@ -12,7 +12,7 @@ use crate::base::{Algorithm, Digest, Error, ErrorKind, Result, chunk_count, chun
 use crate::cache::{Segment, SegmentId};
 use crate::layer::SegmentProof;
 
-use super::lease::Listener;
+use super::lease::{Listener, Tell};
 use super::slot::Slot;
 use super::state::{Pending, RunKind, State};
 use super::verify::Verification;
@@ -88,7 +88,7 @@ pub enum Proving {
     /// The segment is the whole blob, which is hashed once it is complete.
     Whole,
     /// The segment is a part of something larger, which is told whenever a chunk was stored.
-    Part(Arc<dyn Fn() + Send + Sync>),
+    Part(Tell),
     /// The origin yields nothing that does not match a digest which the manifest vouches for.
     Origin,
 }

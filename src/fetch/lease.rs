@@ -8,10 +8,13 @@ use crate::registry::BlobSource;
 use super::feed::{Counters, Feed};
 use super::{FetchSettings, lock};
 
+/// Whoever is told that something happened.
+pub type Tell = Arc<dyn Fn() + Send + Sync>;
+
 /// Somebody to tell when bytes that were handed out turn out to be wrong.
 pub(super) struct Listener {
     lease: u64,
-    pub(super) tell: Arc<dyn Fn() + Send + Sync>,
+    pub(super) tell: Tell,
 }
 
 impl std::fmt::Debug for Listener {
@@ -65,7 +68,7 @@ impl FeedLease {
     }
 
     /// Has `tell` called, while the lease lives, whenever bytes that were handed out turn out to be wrong.
-    pub fn on_rejected(&self, tell: Arc<dyn Fn() + Send + Sync>) {
+    pub fn on_rejected(&self, tell: Tell) {
         lock(&self.blob.listeners).push(Listener { lease: self.id, tell });
     }
 }
@@ -82,7 +85,7 @@ impl Drop for FeedLease {
 impl Feed {
     /// Has `tell` called whenever bytes that were handed out turn out to be wrong; for whoever keeps the feed as long
     /// as it wants to be told.
-    pub fn on_rejected(&self, tell: Arc<dyn Fn() + Send + Sync>) {
+    pub fn on_rejected(&self, tell: Tell) {
         lock(&self.listeners).push(Listener { lease: 0, tell });
     }
 

@@ -9,9 +9,7 @@ use crate::cache::DocumentKind;
 use crate::fetch::{Feed, Sequence};
 use crate::layer::encoding::Codec;
 use crate::layer::restart::RestartTable;
-use crate::layer::{
-    Entry, EntryKind, Extents, IndexParts, LayerIndex, LayerProof, LayerStream, Member, Timestamp,
-};
+use crate::layer::{Entry, EntryKind, Extents, IndexParts, LayerIndex, LayerProof, LayerStream, Timestamp};
 
 use super::pass::{self, Passed};
 use super::points::Points;
@@ -292,7 +290,6 @@ fn prove(layer: &Arc<Layer>, index: &LayerIndex) -> Result<()> {
             Feed::disprove(&layer.segments()?.feeds(), mismatches >= MISMATCHES_MAX);
         }
         Outcome::Proven { proof, diff_id, entries, root } => {
-            let members: Vec<Member> = (0..index.member_count()).map(|at| index.member(at)).collect();
             let parts = IndexParts {
                 layer: layer.blob.clone(),
                 blob_bytes: layer.blob_bytes,
@@ -301,7 +298,7 @@ fn prove(layer: &Arc<Layer>, index: &LayerIndex) -> Result<()> {
                 stream: LayerStream::Plain,
                 root,
                 entries,
-                members,
+                members: index.members().collect(),
                 warnings: index.warnings(),
                 carried: None,
                 trusted: true,

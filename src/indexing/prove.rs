@@ -104,7 +104,7 @@ pub(super) fn read(layer: &Arc<Layer>, index: &LayerIndex) -> Result<Outcome> {
         };
         proofs.insert(number, SegmentProof::new(feed.bytes(), digests)?);
     }
-    let proof = LayerProof::of_segments(layer.identity().clone(), proofs);
+    let proof = LayerProof::of_segments(layer.identity.clone(), proofs);
     let Contents { entries, root, .. } = contents;
     Ok(Outcome::Proven { proof, diff_id, entries, root })
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crate::base::{CHUNK_BYTES, Digest, Result};
 use crate::cache::SegmentId;
-use crate::fetch::{Counters, Feed, Fetcher, Origin, Passage, Proving, SegmentSpec, Sources};
+use crate::fetch::{Counters, Feed, Fetcher, Origin, Passage, Proving, SegmentSpec, Sources, Tell};
 use crate::layer::{LayerProof, Member};
 
 use super::stream::{StreamPart, StreamSource};
@@ -56,7 +56,7 @@ pub(super) struct Common {
 
 /// A callback.
 #[derive(Clone)]
-pub(super) struct OnRejected(pub(super) Arc<dyn Fn() + Send + Sync>);
+pub(super) struct OnRejected(pub(super) Tell);
 
 impl std::fmt::Debug for OnRejected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

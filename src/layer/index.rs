@@ -370,14 +370,19 @@ impl LayerIndex {
     /// How many large files have a segment of their own.
     #[must_use]
     pub fn member_count(&self) -> usize {
-        self.members().len()
+        self.member_records().len()
     }
 
     /// The large file in place `at` of the stream's order, which must be below [`Self::member_count`].
     #[must_use]
     pub fn member(&self, at: usize) -> Member {
-        let record = &self.members()[at];
+        let record = &self.member_records()[at];
         Member { stream_offset: u64_at(record, 0), bytes: u64_at(record, 8) }
+    }
+
+    /// All large files in the stream's order.
+    pub fn members(&self) -> impl Iterator<Item = Member> {
+        (0..self.member_count()).map(|at| self.member(at))
     }
 
     /// What may surprise.
@@ -386,7 +391,7 @@ impl LayerIndex {
         self.warnings.clone()
     }
 
-    fn members(&self) -> &[[u8; MEMBER_RECORD_BYTES]] {
+    fn member_records(&self) -> &[[u8; MEMBER_RECORD_BYTES]] {
         self.bytes[self.sections.members.clone()].as_chunks().0
     }
 

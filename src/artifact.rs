@@ -119,9 +119,54 @@ pub async fn load(
     wanted: &WantedPlatform,
     options: &SourceOptions,
 ) -> Result<(Artifact, Arc<dyn BlobSource>)> {
-    let source = registry::open(reference, options)?;
-    let artifact = load_from(source.as_ref(), reference, wanted).await?;
-    Ok((artifact, source))
+    let candidates = registry::candidates(reference, options)?;
+    let mut failures: Vec<(&SourceRef, Error)> = Vec::new();
+    for candidate in &candidates {
+        let loaded = async {
+            let source = registry::open(candidate, options)?;
+            let artifact = load_from(source.as_ref(), candidate, wanted).await?;
+            Ok((artifact, source))
+        };
+        match loaded.await {
+            Ok((mut artifact, source)) => {
+                let passed_over = failures.iter().map(|(candidate, error)| {
+                    format!("{candidate} is what {reference} would have been, but: {}", error.chain())
+                });
+                artifact.warnings.splice(0..0, passed_over);
+                return Ok((artifact, source));
+            }
+            Err(error) => failures.push((candidate, error)),
+        }
+    }
+    Err(none_of_them(reference, failures))
+}
+
+/// The error for a name that could not be had from any registry; what one of them failed with hides nothing of the others.
+fn none_of_them(reference: &SourceRef, mut failures: Vec<(&SourceRef, Error)>) -> Error {
+    if failures.len() == 1
+        && let Some((candidate, error)) = failures.pop()
+    {
+        return match candidate == reference {
+            true => error,
+            false => error.context(format!("{reference} is {candidate}")),
+        };
+    }
+    // The registry that has it, if it cannot be used, is the one that was meant; else one that may have it.
+    let rank = |error: &Error| match error.kind() {
+        ErrorKind::NotFound => 2,
+        kind if kind.is_transient() => 1,
+        _ => 0,
+    };
+    let Some((meant, decisive)) = failures.iter().min_by_key(|(_, error)| rank(error)) else {
+        return Error::new(ErrorKind::Usage, format!("{reference}: there is no registry to ask"));
+    };
+    let each: Vec<String> =
+        failures.iter().map(|(candidate, error)| format!("{candidate}: {}", error.chain())).collect();
+    let text = format!(
+        "{reference} names no registry, and none of those it may stand for has it: {}; write the registry out to ask it alone, such as {meant}",
+        each.join("; ")
+    );
+    Error::new(decisive.kind(), text)
 }
 
 /// As [`load`], through a source that is open already.

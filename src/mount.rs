@@ -365,7 +365,7 @@ fn summary(artifact: &Artifact, assembly: &Assembly, view: &Shown, request: &Mou
 fn directories_read(reference: &SourceRef, cache: &Cache) -> Vec<PathBuf> {
     let layout = match reference {
         SourceRef::Layout(layout) => Some(layout.path.clone()),
-        SourceRef::Registry(_) => None,
+        SourceRef::Registry(_) | SourceRef::Short(_) => None,
     };
     layout.into_iter().chain([cache.paths().root().to_owned()]).collect()
 }

@@ -22,33 +22,58 @@ mod archive;
 mod auth;
 mod body;
 mod challenge;
+mod config;
 mod credential_helper;
 mod credentials;
 mod endpoint;
-mod http;
 mod layout;
 mod layout_directory;
 mod layout_index;
 mod layout_writer;
 mod layout_referrers;
 mod local_file;
+mod record;
 mod redirect;
+mod registry_source;
+mod remote;
+mod route;
 mod token;
 mod transport;
 
 pub use credentials::default_auth_files;
-pub use http::RegistrySource;
 pub use layout::LayoutSource;
 pub use layout_writer::LayoutWriter;
+pub use record::HostStatus;
+pub use registry_source::RegistrySource;
 
-/// Opens the source that `reference` names. Reads credential files or a layout's first file; nothing is sent yet.
+/// The references that `reference` may stand for, in the order in which they are tried: itself, unless it has no
+/// registry. Never empty.
 ///
 /// # Errors
-/// `Invalid` for a malformed credential file or layout, `NotFound` for a missing one, `Usage` for a host
-/// that no URL can hold.
+/// `Invalid` for a malformed configuration of registries, with file and line; `Usage` where it leaves no registry to
+/// ask, or leaves the choice to the user.
+pub fn candidates(reference: &SourceRef, options: &SourceOptions) -> Result<Vec<SourceRef>> {
+    match reference {
+        SourceRef::Registry(_) | SourceRef::Layout(_) => Ok(vec![reference.clone()]),
+        SourceRef::Short(short) => {
+            let candidates = config::RegistryConfig::read(options)?.candidates(short)?;
+            Ok(candidates.into_iter().map(SourceRef::Registry).collect())
+        }
+    }
+}
+
+/// Opens the source that `reference`, one of [`candidates`], names. Reads files of configuration and credentials, or a
+/// layout's first file; nothing is sent yet.
+///
+/// # Errors
+/// `Invalid` for a malformed file or layout, `NotFound` for a missing one, `Unauthorized` for a registry that the
+/// configuration blocks, `Usage` for a host that no URL can hold.
 pub fn open(reference: &SourceRef, options: &SourceOptions) -> Result<Arc<dyn BlobSource>> {
     Ok(match reference {
         SourceRef::Registry(registry) => Arc::new(RegistrySource::open(registry, options)?),
+        SourceRef::Short(short) => {
+            return Err(Error::new(ErrorKind::Usage, format!("{short} names no registry")));
+        }
         SourceRef::Layout(layout) => Arc::new(LayoutSource::open(layout)?),
     })
 }
@@ -88,6 +113,18 @@ pub trait BlobSource: Debug + Send + Sync {
     async fn referrers(&self, subject: &Digest, artifact_type: &str) -> Result<Vec<Descriptor>> {
         let _ = (subject, artifact_type);
         Ok(Vec::new())
+    }
+
+    /// Notes that bytes of the blob `digest` that came from here did not match it. Says whether the next ones come
+    /// from somewhere else.
+    fn distrust(&self, digest: &Digest) -> bool {
+        let _ = digest;
+        false
+    }
+
+    /// The hosts behind this source and what they have served; none of a source without hosts.
+    fn hosts(&self) -> Vec<HostStatus> {
+        Vec::new()
     }
 }
 
@@ -132,6 +169,14 @@ impl Debug for BlobBody {
 pub struct SourceOptions {
     /// Plain HTTP also to hosts that are not loopback addresses.
     pub plain_http: bool,
+    /// The configuration of registries: a file as containers-registries.conf(5) describes it, or a directory of
+    /// containerd's (`certs.d`). None: Docker's defaults.
+    #[serde(default)]
+    pub registry_config: Option<PathBuf>,
+    /// Directories with authorities and client certificates by host (`HOST[:PORT]/*.crt`, `*.cert`, `*.key`;
+    /// containers-certs.d(5)); of those that have the host, the first counts.
+    #[serde(default)]
+    pub certificate_dirs: Vec<PathBuf>,
     /// Files with credentials, in the order in which they are asked; missing ones are skipped unless
     /// `auth_files_required`.
     pub auth_files: Vec<PathBuf>,
@@ -149,6 +194,8 @@ impl Default for SourceOptions {
     fn default() -> Self {
         Self {
             plain_http: false,
+            registry_config: None,
+            certificate_dirs: Vec::new(),
             auth_files: Vec::new(),
             auth_files_required: false,
             connect_timeout: Duration::from_secs(10),

@@ -19,6 +19,8 @@ const OTHER_TRANSPORTS: [&str; 4] = ["docker-archive", "docker-daemon", "contain
 pub enum SourceRef {
     /// `HOST[:PORT]/REPO[:TAG][@DIGEST]`, optionally behind `oci://` or `docker://`.
     Registry(RegistryRef),
+    /// `REPO[:TAG][@DIGEST]`: a name without a registry, which the registries' configuration completes.
+    Short(ShortRef),
     /// `oci:DIR[:TAG]` or `oci-archive:FILE[:TAG]`, or with `@DIGEST`.
     Layout(LayoutRef),
 }
@@ -78,6 +80,36 @@ pub struct LayoutRef {
     pub digest: Option<Digest>,
 }
 
+/// A repository's name without a registry: its first part is neither `localhost` nor holds a dot or a colon.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ShortRef {
+    /// The name as typed (`smollm2`, `ai/smollm2`).
+    pub name: String,
+    /// The tag, `latest` where neither tag nor digest was given.
+    pub tag: Option<String>,
+    /// The digest, when the reference is pinned.
+    pub digest: Option<Digest>,
+}
+
+impl ShortRef {
+    /// The same repository of `registry` (`HOST[:PORT]`, perhaps with the first parts of the name); at Docker Hub with
+    /// its `library/`.
+    ///
+    /// # Errors
+    /// `Usage` for what makes no reference.
+    pub fn at(&self, registry: &str) -> Result<RegistryRef> {
+        let short = Self { name: format!("{registry}/{}", self.name), ..self.clone() };
+        short.to_string().parse()
+    }
+}
+
+impl fmt::Display for ShortRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        write_tag_and_digest(f, self.tag.as_deref(), self.digest.as_ref())
+    }
+}
+
 impl SourceRef {
     /// The same reference, pinned to `digest`.
     #[must_use]
@@ -85,6 +117,7 @@ impl SourceRef {
         let mut pinned = self.clone();
         match &mut pinned {
             Self::Registry(registry) => registry.digest = Some(digest.clone()),
+            Self::Short(short) => short.digest = Some(digest.clone()),
             Self::Layout(layout) => layout.digest = Some(digest.clone()),
         }
         pinned
@@ -95,6 +128,7 @@ impl SourceRef {
     pub fn digest(&self) -> Option<&Digest> {
         match self {
             Self::Registry(registry) => registry.digest.as_ref(),
+            Self::Short(short) => short.digest.as_ref(),
             Self::Layout(layout) => layout.digest.as_ref(),
         }
     }
@@ -126,7 +160,24 @@ impl FromStr for SourceRef {
                 ),
             ));
         }
-        text.parse().map(Self::Registry)
+        let registry: RegistryRef = text.parse()?;
+        Ok(match short_name(text) {
+            None => Self::Registry(registry),
+            Some(name) => {
+                let (tag, digest) = (registry.tag, registry.digest);
+                Self::Short(ShortRef { name: name.to_owned(), tag, digest })
+            }
+        })
+    }
+}
+
+/// The name in `text`, which is a well-formed reference, if it has no registry before it.
+fn short_name(text: &str) -> Option<&str> {
+    let (named, _) = text.split_once('@').unwrap_or((text, ""));
+    match named.split_once('/') {
+        Some((first, _)) if first == "localhost" || first.contains(['.', ':']) => None,
+        Some((_, rest)) => Some(&named[..named.len() - rest.find(':').map_or(0, |colon| rest.len() - colon)]),
+        None => Some(named.split_once(':').map_or(named, |(name, _)| name)),
     }
 }
 
@@ -226,6 +277,7 @@ impl fmt::Display for SourceRef {
         match self {
             Self::Registry(registry) if registry.looks_like_a_transport() => write!(f, "docker://{registry}"),
             Self::Registry(registry) => registry.fmt(f),
+            Self::Short(short) => short.fmt(f),
             Self::Layout(layout) => layout.fmt(f),
         }
     }
@@ -292,8 +344,9 @@ mod tests {
     #[test]
     fn docker_normalisation() {
         for (typed, meant) in [
-            ("alpine", "docker.io/library/alpine:latest"),
-            ("ai/smollm2", "docker.io/ai/smollm2:latest"),
+            ("docker://alpine", "docker.io/library/alpine:latest"),
+            ("oci://ai/smollm2", "docker.io/ai/smollm2:latest"),
+            ("docker.io/alpine", "docker.io/library/alpine:latest"),
             ("quay.io/a/b:v1", "quay.io/a/b:v1"),
             ("localhost/m", "localhost/m:latest"),
             ("127.0.0.1:5000/models/m:v1", "127.0.0.1:5000/models/m:v1"),
@@ -310,6 +363,28 @@ mod tests {
         let parsed: SourceRef = pinned.parse().unwrap();
         assert_eq!(parsed.to_string(), pinned);
         assert_eq!(parsed.digest().unwrap().hex(), HEX);
+    }
+
+    #[test]
+    fn names_without_a_registry_keep_what_was_typed() {
+        let pinned = format!("a/b:1@sha256:{HEX}");
+        for (typed, shown, name, at_hub) in [
+            ("alpine", "alpine:latest", "alpine", "docker.io/library/alpine:latest"),
+            ("alpine:3", "alpine:3", "alpine", "docker.io/library/alpine:3"),
+            ("ai/smollm2", "ai/smollm2:latest", "ai/smollm2", "docker.io/ai/smollm2:latest"),
+            (&pinned, &pinned, "a/b", &format!("docker.io/{pinned}")),
+        ] {
+            let reference: SourceRef = typed.parse().unwrap();
+            assert_eq!(reference.to_string(), shown);
+            assert_eq!(shown.parse::<SourceRef>().unwrap(), reference);
+            let SourceRef::Short(short) = reference else { panic!("{typed}") };
+            assert_eq!(short.name, name);
+            assert_eq!(short.at("docker.io").unwrap().to_string(), at_hub);
+            assert_eq!(short.at("r.example:5000/x").unwrap().repository, format!("x/{name}"));
+        }
+        for typed in ["localhost/m", "r.example/m", "r:5000/m", "docker://m"] {
+            assert!(matches!(typed.parse().unwrap(), SourceRef::Registry(_)), "{typed}");
+        }
     }
 
     #[test]

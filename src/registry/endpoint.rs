@@ -1,4 +1,4 @@
-//! Where a registry's host is reached: scheme, host and port.
+//! Where a registry's host is reached: scheme, host, port and the path of its API.
 //!
 //! HTTPS unless told otherwise; on loopback addresses HTTPS first and plain HTTP where nothing speaks TLS,
 //! which is remembered. Nothing here touches the network.
@@ -9,7 +9,7 @@ use url::{Host, Url};
 
 use crate::base::{Error, ErrorKind, Result};
 
-/// The base URLs of one registry.
+/// The addresses of one host's API.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     /// In the order in which they are tried; at least one.
@@ -17,29 +17,33 @@ pub(super) struct Endpoint {
     settled: OnceLock<Url>,
 }
 
+/// The addresses of the API of `host` (with its port), as a reference names it, where nothing is configured.
+///
+/// # Errors
+/// `Usage` for a host that no URL can hold.
+pub(super) fn default_bases(host: &str, plain_http: bool) -> Result<Vec<Url>> {
+    // Docker Hub's registry has another name than its references.
+    let server = match host {
+        "docker.io" | "index.docker.io" => "registry-1.docker.io",
+        other => other,
+    };
+    let url = |scheme: &str| {
+        Url::parse(&format!("{scheme}://{server}/v2/")).map_err(|error| {
+            Error::with_source(ErrorKind::Usage, format!("{host:?} is no registry's host"), error)
+        })
+    };
+    let secure = url("https")?;
+    Ok(match (plain_http, is_loopback(&secure)) {
+        (true, _) => vec![url("http")?],
+        (false, true) => vec![secure, url("http")?],
+        (false, false) => vec![secure],
+    })
+}
+
 impl Endpoint {
-    /// The endpoint of `host` (with its port), as a reference names it.
-    ///
-    /// # Errors
-    /// `Usage` for a host that no URL can hold.
-    pub(super) fn new(host: &str, plain_http: bool) -> Result<Self> {
-        // Docker Hub's registry has another name than its references.
-        let server = match host {
-            "docker.io" | "index.docker.io" => "registry-1.docker.io",
-            other => other,
-        };
-        let url = |scheme: &str| {
-            Url::parse(&format!("{scheme}://{server}/")).map_err(|error| {
-                Error::with_source(ErrorKind::Usage, format!("{host:?} is no registry's host"), error)
-            })
-        };
-        let secure = url("https")?;
-        let candidates = match (plain_http, is_loopback(&secure)) {
-            (true, _) => vec![url("http")?],
-            (false, true) => vec![secure, url("http")?],
-            (false, false) => vec![secure],
-        };
-        Ok(Self { candidates, settled: OnceLock::new() })
+    /// The endpoint that is reached at one of `bases`.
+    pub(super) fn new(bases: Vec<Url>) -> Self {
+        Self { candidates: bases, settled: OnceLock::new() }
     }
 
     /// The base URLs to try, in their order: one, once it is known.
@@ -81,26 +85,26 @@ mod tests {
     use super::*;
 
     fn bases(host: &str, plain_http: bool) -> Vec<String> {
-        Endpoint::new(host, plain_http).unwrap().bases().iter().map(Url::to_string).collect()
+        default_bases(host, plain_http).unwrap().iter().map(Url::to_string).collect()
     }
 
     #[test]
     fn plain_http_only_when_asked_for_or_on_loopback() {
-        assert_eq!(bases("ghcr.io", false), ["https://ghcr.io/"]);
-        assert_eq!(bases("docker.io", false), ["https://registry-1.docker.io/"]);
-        assert_eq!(bases("r.example:5000", true), ["http://r.example:5000/"]);
+        assert_eq!(bases("ghcr.io", false), ["https://ghcr.io/v2/"]);
+        assert_eq!(bases("docker.io", false), ["https://registry-1.docker.io/v2/"]);
+        assert_eq!(bases("r.example:5000", true), ["http://r.example:5000/v2/"]);
         for host in ["localhost:5000", "127.0.0.1:5000", "127.8.8.8:5000", "[::1]:5000"] {
-            assert_eq!(bases(host, false), [format!("https://{host}/"), format!("http://{host}/")]);
+            assert_eq!(bases(host, false), [format!("https://{host}/v2/"), format!("http://{host}/v2/")]);
         }
         for host in ["localhost.example", "128.0.0.1", "0.0.0.0", "[::2]", "127.0.0.1.example"] {
-            assert_eq!(bases(host, false), [format!("https://{host}/")]);
+            assert_eq!(bases(host, false), [format!("https://{host}/v2/")]);
         }
     }
 
     #[test]
     fn the_base_that_answered_is_remembered() {
-        let endpoint = Endpoint::new("localhost:5000", false).unwrap();
-        endpoint.settle(&Url::parse("http://localhost:5000/").unwrap());
+        let endpoint = Endpoint::new(default_bases("localhost:5000", false).unwrap());
+        endpoint.settle(&Url::parse("http://localhost:5000/v2/").unwrap());
         assert_eq!(endpoint.bases().len(), 1);
         assert_eq!(endpoint.bases()[0].scheme(), "http");
     }

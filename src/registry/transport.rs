@@ -18,12 +18,36 @@ use crate::base::{Error, ErrorKind, Result};
 use super::SourceOptions;
 use super::endpoint::{is_loopback, shown_host};
 use super::redirect::{is_redirect, target};
+use super::route::HostRoute;
+
+/// How long one host is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    connect_timeout: Duration,
+    inactivity_timeout: Duration,
+}
+
+/// How long a mirror may take to be reached, and how long it may make no progress, unless told otherwise: there is
+/// somebody else to ask, and a reader is waiting.
+const MIRROR_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const MIRROR_INACTIVITY_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Patience {
+    /// The patience with the host of `route`.
+    pub(super) fn with(route: &HostRoute, options: &SourceOptions) -> Self {
+        let (mut connect, mut inactivity) = (options.connect_timeout, options.inactivity_timeout);
+        if route.is_mirror {
+            connect = connect.min(MIRROR_CONNECT_TIMEOUT);
+            inactivity = inactivity.min(MIRROR_INACTIVITY_TIMEOUT);
+        }
+        Self { connect_timeout: route.connect_timeout.unwrap_or(connect), inactivity_timeout: inactivity }
+    }
+}
 
 /// How requests are sent.
 #[derive(Debug)]
 pub(super) struct Transport {
-    connect_timeout: Duration,
-    inactivity_timeout: Duration,
+    patience: Patience,
     /// For this machine: no proxy.
     local: OnceLock<Client>,
     /// For everywhere else.
@@ -43,13 +67,8 @@ pub(super) struct Landed {
 }
 
 impl Transport {
-    pub(super) fn new(options: &SourceOptions) -> Self {
-        Self {
-            connect_timeout: options.connect_timeout,
-            inactivity_timeout: options.inactivity_timeout,
-            local: OnceLock::new(),
-            remote: OnceLock::new(),
-        }
+    pub(super) fn new(patience: Patience) -> Self {
+        Self { patience, local: OnceLock::new(), remote: OnceLock::new() }
     }
 
     /// GETs `url`. Any status but a redirect is a success here. `what` explains errors.
@@ -73,7 +92,12 @@ impl Transport {
             }
             let response = self.send(request, what, &url).await?;
             if !is_redirect(response.status()) {
-                return Ok(Landed { response, inactivity_timeout: self.inactivity_timeout, url, at_origin });
+                return Ok(Landed {
+                    response,
+                    inactivity_timeout: self.patience.inactivity_timeout,
+                    url,
+                    at_origin,
+                });
             }
             url = target(&url, response.headers()).map_err(|error| error.context(what))?;
             at_origin &= url.origin() == origin;
@@ -94,13 +118,13 @@ impl Transport {
             .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form);
         let response = self.send(request, what, &url).await?;
-        Ok(Landed { response, inactivity_timeout: self.inactivity_timeout, url, at_origin: true })
+        Ok(Landed { response, inactivity_timeout: self.patience.inactivity_timeout, url, at_origin: true })
     }
 
     /// Waits for the head of the answer. The client's own timeout would count the time in which nobody reads
     /// a body as inactivity.
     async fn send(&self, request: RequestBuilder, what: &str, url: &Url) -> Result<Response> {
-        let patience = self.connect_timeout + self.inactivity_timeout;
+        let patience = self.patience.connect_timeout + self.patience.inactivity_timeout;
         match tokio::time::timeout(patience, request.send()).await {
             Ok(answer) => answer.map_err(|error| connection_error(error, what, url)),
             Err(_) => {
@@ -123,7 +147,7 @@ impl Transport {
                 .redirect(redirect::Policy::none())
                 .referer(false)
                 .retry(reqwest::retry::never())
-                .connect_timeout(self.connect_timeout)
+                .connect_timeout(self.patience.connect_timeout)
                 .user_agent(concat!("refmount/", env!("CARGO_PKG_VERSION")));
             if is_local { builder.no_proxy() } else { builder }
         };

@@ -10,7 +10,7 @@ use crate::oci::{Descriptor, Document, media_type};
 use crate::registry::body::collect;
 use crate::registry::transport::Landed;
 
-use super::RegistrySource;
+use super::Remote;
 use super::manifest::Wanted;
 
 /// Pages that are asked for. Registries put a hundred or a thousand referrers on one.
@@ -19,7 +19,7 @@ const PAGES_MAX: u32 = 16;
 /// Digits of a digest in the tag schema (distribution-spec, "Referrers Tag Schema").
 const TAG_HEX_MAX: usize = 64;
 
-impl RegistrySource {
+impl Remote {
     /// The referrers of `subject` of one artifact type.
     pub(super) async fn referrers_retried(
         &self,
@@ -89,13 +89,13 @@ impl RegistrySource {
         let Some(target) = values.flat_map(|value| value.split(',')).find_map(next_target) else {
             return Ok(None);
         };
-        let repository = &self.reference.repository;
+        let repository = &self.route.repository;
         let wrong = || {
             let text = format!("{what}: its next page is said to be somewhere else than in {repository}");
             Error::new(ErrorKind::Invalid, text)
         };
         let url = landed.url.join(target).map_err(|_| wrong())?;
-        let prefix = format!("/v2/{repository}/");
+        let prefix = format!("/{repository}/");
         let rest = url.path().split_once(&prefix).map(|(_, rest)| rest);
         let rest = rest.filter(|rest| url.origin() == landed.url.origin() && rest.starts_with("referrers/"));
         let rest = rest.ok_or_else(wrong)?;

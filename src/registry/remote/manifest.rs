@@ -13,7 +13,7 @@ use crate::registry::RawManifest;
 use crate::registry::body::collect;
 use crate::registry::transport::is_unreachable;
 
-use super::RegistrySource;
+use super::Remote;
 
 /// The first pause between attempts; a reader waits, so it is short.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -34,11 +34,21 @@ const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, application/
     application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.docker.distribution.manifest.list.v2+json";
 
-impl RegistrySource {
+impl Remote {
     /// Fetches the manifest `wanted`, within the retry budget.
-    pub(super) async fn manifest_retried(&self, wanted: &Wanted<'_>) -> Result<RawManifest> {
-        let what = format!("GET manifest {} from {}", wanted.name(), self.place());
-        self.retried(&what, || self.manifest_once(wanted, &what)).await
+    pub(in crate::registry) async fn manifest_retried(&self, wanted: &Wanted<'_>) -> Result<RawManifest> {
+        let what = self.what(wanted);
+        self.retried(&what, || self.manifest_attempt(wanted, &what)).await
+    }
+
+    /// Fetches the manifest `wanted` in one attempt.
+    pub(in crate::registry) async fn manifest_once(&self, wanted: &Wanted<'_>) -> Result<RawManifest> {
+        let what = self.what(wanted);
+        self.answered(&what, self.manifest_attempt(wanted, &what)).await
+    }
+
+    fn what(&self, wanted: &Wanted<'_>) -> String {
+        format!("GET manifest {} from {}", wanted.name(), self.place())
     }
 
     /// Makes attempts at `what` until one goes well or fails for good, within the retry budget.
@@ -77,7 +87,7 @@ impl RegistrySource {
         }
     }
 
-    async fn manifest_once(&self, wanted: &Wanted<'_>, what: &str) -> Result<RawManifest> {
+    async fn manifest_attempt(&self, wanted: &Wanted<'_>, what: &str) -> Result<RawManifest> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
         let landed = self.ask(&format!("manifests/{}", wanted.name()), &headers, what).await?;
@@ -108,7 +118,7 @@ impl RegistrySource {
 
 /// Which manifest is asked for, and what it is checked against.
 #[derive(Debug)]
-pub(super) enum Wanted<'a> {
+pub(in crate::registry) enum Wanted<'a> {
     Tag(&'a str),
     Digest(&'a Digest),
     Descriptor(&'a Descriptor),
@@ -121,6 +131,15 @@ impl Wanted<'_> {
             Self::Tag(tag) => tag,
             Self::Digest(digest) => digest.as_str(),
             Self::Descriptor(descriptor) => descriptor.digest.as_str(),
+        }
+    }
+
+    /// The digest by which it is asked for; none by tag.
+    pub(in crate::registry) fn digest(&self) -> Option<&Digest> {
+        match self {
+            Self::Tag(_) => None,
+            Self::Digest(digest) => Some(digest),
+            Self::Descriptor(descriptor) => Some(&descriptor.digest),
         }
     }
 

@@ -1,4 +1,4 @@
-//! [`RegistrySource`]: a repository of a registry over HTTP (distribution-spec v1.1, "Pull").
+//! [`Remote`]: one repository on one host over HTTP (distribution-spec v1.1, "Pull").
 //!
 //! Manifests are asked for again within the retry budget and are always checked. A blob is one attempt, and
 //! its bytes are not checked here: only that they are those of the range that was asked for.
@@ -10,54 +10,70 @@ mod referrers;
 use std::ops::Range;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, HeaderValue};
 
 use crate::base::{Digest, Error, ErrorKind, Result};
-use crate::oci::{Descriptor, RegistryRef};
+use crate::oci::Descriptor;
 
 use super::answer::status_error;
 use super::auth::Authority;
 use super::credentials::Logins;
 use super::endpoint::Endpoint;
 use super::redirect::Targets;
-use super::transport::{Landed, Transport, may_lack_tls};
-use super::{BlobBody, BlobSource, RawManifest, SourceOptions, check_range};
-use manifest::Wanted;
+use super::route::HostRoute;
+use super::transport::{Landed, Patience, Transport, may_lack_tls};
+use super::{BlobBody, SourceOptions};
+
+pub(super) use manifest::Wanted;
 
 /// Grants tried for one request. The second is the usual renewal; a third covers a grant that ended between
 /// two requests that share it.
 const GRANTS_MAX: u32 = 3;
 
-/// One repository of a registry, with one set of credentials.
+/// How long an attempt at a mirror may take until its answer begins: a token, a redirect and the answer itself.
+const MIRROR_ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+/// One repository on one host, with one set of credentials.
 #[derive(Debug)]
-pub struct RegistrySource {
-    reference: RegistryRef,
+pub(super) struct Remote {
+    route: HostRoute,
     endpoint: Endpoint,
     transport: Transport,
     authority: Authority,
     targets: Targets,
     retry_budget: Duration,
+    /// How long one attempt may take until its answer begins.
+    answer_limit: Duration,
 }
 
-impl RegistrySource {
-    /// A source for `reference`. Reads the credential files; sends nothing yet.
+impl Remote {
+    /// The one that `route` leads to. Reads the credential files; sends nothing yet.
     ///
     /// # Errors
-    /// `Invalid` for a malformed credential file, `NotFound` for a missing one that is required, `Usage` for
-    /// a host that no URL can hold.
-    pub fn open(reference: &RegistryRef, options: &SourceOptions) -> Result<Self> {
-        let RegistryRef { host, repository, .. } = reference;
+    /// `Invalid` for a malformed credential file, `NotFound` for a missing one that is required.
+    pub(super) fn open(route: HostRoute, options: &SourceOptions) -> Result<Self> {
+        let HostRoute { host, repository, .. } = &route;
         let logins = Logins::read(host, repository, options)?;
+        let patience = Patience::with(&route, options);
         Ok(Self {
-            reference: reference.clone(),
-            endpoint: Endpoint::new(host, options.plain_http)?,
-            transport: Transport::new(options),
+            endpoint: Endpoint::new(route.bases.clone()),
+            transport: Transport::new(patience),
             authority: Authority::new(host, repository, logins, options.retry_budget),
             targets: Targets::default(),
             retry_budget: options.retry_budget,
+            answer_limit: if route.is_mirror {
+                options.retry_budget.min(MIRROR_ANSWER_LIMIT)
+            } else {
+                options.retry_budget
+            },
+            route,
         })
+    }
+
+    /// How it is reached.
+    pub(super) fn route(&self) -> &HostRoute {
+        &self.route
     }
 
     /// Sends a request to the registry, with what it accepts as proof. Statuses are the caller's matter.
@@ -98,13 +114,16 @@ impl RegistrySource {
         authorization: Option<&HeaderValue>,
         what: &str,
     ) -> Result<Landed> {
-        let repository = &self.reference.repository;
+        let repository = &self.route.repository;
         let mut bases = self.endpoint.bases().iter().peekable();
         let mut without_tls = None;
         while let Some(base) = bases.next() {
-            let url = base.join(&format!("v2/{repository}/{path}")).map_err(|error| {
+            let mut url = base.join(&format!("{repository}/{path}")).map_err(|error| {
                 Error::with_source(ErrorKind::Usage, format!("{what}: the name fits in no URL"), error)
             })?;
+            if let Some(namespace) = &self.route.namespace {
+                url.query_pairs_mut().append_pair("ns", namespace);
+            }
             match self.transport.get(url, headers, authorization, what).await {
                 Ok(landed) => {
                     // It is what servers answer that do speak TLS; then its failure was a passing one.
@@ -117,7 +136,7 @@ impl RegistrySource {
                     return Ok(landed);
                 }
                 Err(error) if bases.peek().is_some() && may_lack_tls(&error) => {
-                    tracing::debug!(host = %self.reference.host, "nothing speaks TLS there; trying plain HTTP");
+                    tracing::debug!(host = %self.route.host, "nothing speaks TLS there; trying plain HTTP");
                     without_tls = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -143,51 +162,33 @@ impl RegistrySource {
 
     /// Host and repository, for messages.
     fn place(&self) -> String {
-        format!("{}/{}", self.reference.host, self.reference.repository)
-    }
-}
-
-#[async_trait]
-impl BlobSource for RegistrySource {
-    fn name(&self) -> &str {
-        &self.reference.host
+        format!("{}/{}", self.route.host, self.route.repository)
     }
 
-    async fn resolve(&self) -> Result<RawManifest> {
-        let wanted = match (&self.reference.digest, &self.reference.tag) {
-            (Some(digest), _) => Wanted::Digest(digest),
-            (None, Some(tag)) => Wanted::Tag(tag),
-            (None, None) => Wanted::Tag("latest"),
-        };
-        self.manifest_retried(&wanted).await
-    }
-
-    async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest> {
-        self.manifest_retried(&Wanted::Descriptor(descriptor)).await
-    }
-
-    async fn referrers(&self, subject: &Digest, artifact_type: &str) -> Result<Vec<Descriptor>> {
+    /// The referrers of `subject` of one artifact type, within the retry budget.
+    ///
+    /// # Errors
+    /// As [`super::BlobSource::referrers`].
+    pub(super) async fn referrers(&self, subject: &Digest, artifact_type: &str) -> Result<Vec<Descriptor>> {
         // Each page has the budget; together they have no more.
-        match tokio::time::timeout(self.retry_budget, self.referrers_retried(subject, artifact_type)).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let (place, seconds) = (self.place(), self.retry_budget.as_secs_f32());
-                let text = format!("GET referrers of {subject} from {place}: no end within {seconds} s");
-                Err(Error::new(ErrorKind::TimedOut, text))
-            }
-        }
+        let what = format!("GET referrers of {subject} from {}", self.place());
+        self.answered(&what, self.referrers_retried(subject, artifact_type)).await
     }
 
-    async fn blob(&self, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobBody> {
-        check_range(size, &range)?;
+    /// `attempt` at `what`, whose steps have bounds of their own, within the bound of their number.
+    async fn answered<T>(&self, what: &str, attempt: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::time::timeout(self.answer_limit, attempt).await.unwrap_or_else(|_| {
+            let seconds = self.answer_limit.as_secs_f32();
+            Err(Error::new(ErrorKind::TimedOut, format!("{what}: no answer within {seconds} s")))
+        })
+    }
+
+    /// One attempt at `range` of a blob.
+    ///
+    /// # Errors
+    /// As [`super::BlobSource::blob`].
+    pub(super) async fn blob(&self, digest: &Digest, size: u64, range: &Range<u64>) -> Result<BlobBody> {
         let what = format!("GET blob {digest} bytes {}-{} from {}", range.start, range.end - 1, self.place());
-        // Every step has its own bound; this one bounds their number.
-        match tokio::time::timeout(self.retry_budget, self.blob_once(digest, size, &range, &what)).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let seconds = self.retry_budget.as_secs_f32();
-                Err(Error::new(ErrorKind::TimedOut, format!("{what}: no answer within {seconds} s")))
-            }
-        }
+        self.answered(&what, self.blob_once(digest, size, range, &what)).await
     }
 }

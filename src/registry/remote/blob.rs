@@ -15,9 +15,9 @@ use crate::registry::endpoint::shown_host;
 use crate::registry::redirect::is_stale;
 use crate::registry::transport::Landed;
 
-use super::RegistrySource;
+use super::Remote;
 
-impl RegistrySource {
+impl Remote {
     /// Opens a blob where it was last found, or asks the registry; one fresh redirect where a store does not
     /// take its URL any more.
     async fn blob_answer(&self, digest: &Digest, headers: &HeaderMap, what: &str) -> Result<Landed> {

@@ -1,0 +1,221 @@
+//! [`RegistrySource`]: a repository that several hosts may serve, mirrors before the registry itself.
+//!
+//! A mirror gets one attempt; when it fails, stalls, lacks what was asked for or has served wrong bytes, it is set aside
+//! and the next host takes over, for manifests and for every single range of a blob. The registry comes last and is
+//! asked as often as the retry budget allows. Which bytes are wrong is found out elsewhere; here it only counts who
+//! served them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+
+use crate::base::{Digest, Error, ErrorKind, Result};
+use crate::oci::{Descriptor, RegistryRef};
+
+use super::config::RegistryConfig;
+use super::record::{HostStatus, Record, Turn};
+use super::remote::{Remote, Wanted};
+use super::route::Serves;
+use super::{BlobBody, BlobSource, RawManifest, SourceOptions, check_range};
+
+/// Bytes of a body after which its host has served well: one chunk.
+const SERVED_WELL_BYTES: u64 = 1 << 20;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct RegistrySource {
+    reference: RegistryRef,
+    hosts: Vec<Arc<Host>>,
+}
+
+#[derive(Debug)]
+struct Host {
+    remote: Remote,
+    record: Record,
+}
+
+impl RegistrySource {
+    /// A source for `reference`, by the route that the configuration gives it. Reads the files of configuration and
+    /// credentials; sends nothing yet.
+    ///
+    /// # Errors
+    /// `Invalid` for a malformed file, `NotFound` for a missing one that is required, `Unauthorized` for a registry
+    /// that the configuration blocks, `Usage` for a host that no URL can hold.
+    pub fn open(reference: &RegistryRef, options: &SourceOptions) -> Result<Self> {
+        let route = RegistryConfig::read(options)?.route(reference, options)?;
+        let host =
+            |route| Ok(Arc::new(Host { remote: Remote::open(route, options)?, record: Record::default() }));
+        let hosts = route.hosts.into_iter().map(host).collect::<Result<_>>()?;
+        Ok(Self { reference: reference.clone(), hosts })
+    }
+
+    /// The hosts to ask for `digest`, or for what a tag means, in their order.
+    fn in_turn(&self, digest: Option<&Digest>, is_asked: impl Fn(Serves) -> bool) -> Vec<Arc<Host>> {
+        let mut hosts: Vec<(Turn, &Arc<Host>)> = self
+            .hosts
+            .iter()
+            .filter(|host| is_asked(host.remote.route().serves))
+            .map(|host| (host.record.turn(digest), host))
+            .collect();
+        // Of hosts that have all served wrong bytes, the registry itself is the likeliest to serve others.
+        hosts.sort_by_key(|(turn, host)| (*turn, *turn == Turn::Distrusted && host.is_mirror()));
+        hosts.into_iter().map(|(_, host)| Arc::clone(host)).collect()
+    }
+
+    async fn manifest_in_turn(&self, wanted: &Wanted<'_>) -> Result<RawManifest> {
+        let digest = wanted.digest();
+        let mut failures = Failures::default();
+        for host in self.in_turn(digest, |serves| if digest.is_some() { serves.digests } else { serves.tags })
+        {
+            host.record.asked();
+            let answer = match host.is_mirror() {
+                true => host.remote.manifest_once(wanted).await,
+                false => host.remote.manifest_retried(wanted).await,
+            };
+            match answer {
+                Ok(manifest) => {
+                    host.record.succeeded();
+                    return Ok(manifest);
+                }
+                Err(error) => failures.add(&host, digest, error),
+            }
+        }
+        Err(failures.into_error(&self.reference))
+    }
+}
+
+impl Host {
+    fn is_mirror(&self) -> bool {
+        self.remote.route().is_mirror
+    }
+
+    /// `body`, which this host serves, counted and watched.
+    fn watched(self: &Arc<Self>, digest: &Digest, body: BlobBody) -> BlobBody {
+        self.record.serves(digest);
+        let (host, digest) = (Arc::clone(self), digest.clone());
+        let enough = (body.range.end - body.range.start).min(SERVED_WELL_BYTES);
+        let mut taken = 0;
+        let pieces = body.pieces.inspect(move |piece| match piece {
+            Ok(piece) => {
+                let before = taken;
+                taken += piece.len() as u64;
+                host.record.came(piece.len() as u64);
+                if before < enough && taken >= enough {
+                    host.record.succeeded();
+                }
+            }
+            Err(error) => host.failed(Some(&digest), error),
+        });
+        BlobBody { range: body.range, pieces: pieces.boxed() }
+    }
+
+    fn failed(&self, digest: Option<&Digest>, error: &Error) {
+        let pause = self.record.failed(digest, error);
+        if self.is_mirror() {
+            let (host, pause_s) = (&self.remote.route().host, pause.as_secs());
+            tracing::warn!(%host, pause_s, error = error.chain(), "a mirror is set aside");
+        }
+    }
+}
+
+/// What the hosts failed with that were asked for one thing.
+#[derive(Default)]
+struct Failures(Vec<(Arc<Host>, Error)>);
+
+impl Failures {
+    fn add(&mut self, host: &Arc<Host>, digest: Option<&Digest>, error: Error) {
+        host.failed(digest, &error);
+        self.0.push((Arc::clone(host), error));
+    }
+
+    /// One error for all. What is to be done about it is the registry's word, where it was asked; a mirror's only as
+    /// long as there is no better one.
+    fn into_error(mut self, reference: &RegistryRef) -> Error {
+        if self.0.len() == 1
+            && let Some((_, error)) = self.0.pop()
+        {
+            return error;
+        }
+        let decisive = self.0.iter().find(|(host, _)| !host.is_mirror());
+        let decisive = decisive.or_else(|| self.0.iter().find(|(_, error)| error.kind().is_transient()));
+        let Some((_, decisive)) = decisive.or(self.0.first()) else {
+            let text = format!("{reference}: no host is configured that may be asked for this");
+            return Error::new(ErrorKind::Usage, text);
+        };
+        let each: Vec<String> = self.0.iter().map(|(_, error)| error.chain()).collect();
+        let error = Error::new(decisive.kind(), format!("all hosts failed: {}", each.join("; ")));
+        match decisive.retry_after() {
+            Some(pause) => error.after(pause),
+            None => error,
+        }
+    }
+}
+
+#[async_trait]
+impl BlobSource for RegistrySource {
+    fn name(&self) -> &str {
+        &self.reference.host
+    }
+
+    async fn resolve(&self) -> Result<RawManifest> {
+        let wanted = match (&self.reference.digest, &self.reference.tag) {
+            (Some(digest), _) => Wanted::Digest(digest),
+            (None, Some(tag)) => Wanted::Tag(tag),
+            (None, None) => Wanted::Tag("latest"),
+        };
+        self.manifest_in_turn(&wanted).await
+    }
+
+    async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest> {
+        self.manifest_in_turn(&Wanted::Descriptor(descriptor)).await
+    }
+
+    /// The registry's own list comes first: a mirror that keeps none is not to be told from one where there is
+    /// nothing in it.
+    async fn referrers(&self, subject: &Digest, artifact_type: &str) -> Result<Vec<Descriptor>> {
+        let mut hosts = self.in_turn(None, |serves| serves.digests);
+        hosts.sort_by_key(|host| host.is_mirror());
+        let mut failures = Failures::default();
+        for host in hosts {
+            host.record.asked();
+            match host.remote.referrers(subject, artifact_type).await {
+                Ok(found) => return Ok(found),
+                Err(error) => failures.add(&host, None, error),
+            }
+        }
+        Err(failures.into_error(&self.reference))
+    }
+
+    async fn blob(&self, digest: &Digest, size: u64, range: Range<u64>) -> Result<BlobBody> {
+        check_range(size, &range)?;
+        let mut failures = Failures::default();
+        for host in self.in_turn(Some(digest), |serves| serves.digests) {
+            host.record.asked();
+            match host.remote.blob(digest, size, &range).await {
+                Ok(body) => return Ok(host.watched(digest, body)),
+                Err(error) => failures.add(&host, Some(digest), error),
+            }
+        }
+        Err(failures.into_error(&self.reference))
+    }
+
+    fn distrust(&self, digest: &Digest) -> bool {
+        let served: Vec<bool> = self.hosts.iter().map(|host| host.record.distrust(digest)).collect();
+        for (host, _) in self.hosts.iter().zip(served).filter(|(host, served)| *served && host.is_mirror()) {
+            host.failed(None, &Error::new(ErrorKind::Corrupt, format!("wrong bytes of blob {digest}")));
+        }
+        let next = self.in_turn(Some(digest), |serves| serves.digests);
+        next.first().is_some_and(|host| host.record.turn(Some(digest)) != Turn::Distrusted)
+    }
+
+    fn hosts(&self) -> Vec<HostStatus> {
+        let of_host = |host: &Arc<Host>| HostStatus {
+            host: host.remote.route().host.clone(),
+            is_mirror: host.is_mirror(),
+            ..host.record.status()
+        };
+        self.hosts.iter().map(of_host).collect()
+    }
+}

@@ -37,6 +37,7 @@ mod redirect;
 mod registry_source;
 mod remote;
 mod route;
+mod tls;
 mod token;
 mod transport;
 

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 use crate::base::{Digest, Error, ErrorKind, Result};
 use crate::oci::Descriptor;
@@ -58,7 +58,7 @@ impl Remote {
         let patience = Patience::with(&route, options);
         Ok(Self {
             endpoint: Endpoint::new(route.bases.clone()),
-            transport: Transport::new(patience),
+            transport: Transport::new(&route, patience),
             authority: Authority::new(host, repository, logins, options.retry_budget),
             targets: Targets::default(),
             retry_budget: options.retry_budget,
@@ -116,6 +116,10 @@ impl Remote {
     ) -> Result<Landed> {
         let repository = &self.route.repository;
         let mut bases = self.endpoint.bases().iter().peekable();
+        let mut private = self.route.headers.clone();
+        if let Some(value) = authorization {
+            private.insert(AUTHORIZATION, value.clone());
+        }
         let mut without_tls = None;
         while let Some(base) = bases.next() {
             let mut url = base.join(&format!("{repository}/{path}")).map_err(|error| {
@@ -124,7 +128,7 @@ impl Remote {
             if let Some(namespace) = &self.route.namespace {
                 url.query_pairs_mut().append_pair("ns", namespace);
             }
-            match self.transport.get(url, headers, authorization, what).await {
+            match self.transport.get(url, headers, &private, what).await {
                 Ok(landed) => {
                     // It is what servers answer that do speak TLS; then its failure was a passing one.
                     if let Some(error) =

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::StatusCode;
-use reqwest::header::{HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use serde::Deserialize;
 use url::Url;
 use url::form_urlencoded::Serializer;
@@ -69,12 +69,13 @@ impl TokenRequest<'_> {
                 transport.post(realm, form, &what).await?
             }
             Some(Secret::Password { username, password }) => {
-                let header = basic_header(username, password)?;
-                transport
-                    .get(self.query(realm, Some(username)), &HeaderMap::new(), Some(&header), &what)
-                    .await?
+                let private = HeaderMap::from_iter([(AUTHORIZATION, basic_header(username, password)?)]);
+                transport.get(self.query(realm, Some(username)), &HeaderMap::new(), &private, &what).await?
             }
-            None => transport.get(self.query(realm, None), &HeaderMap::new(), None, &what).await?,
+            None => {
+                let none = HeaderMap::new();
+                transport.get(self.query(realm, None), &none, &none, &what).await?
+            }
         };
         if landed.response.status() != StatusCode::OK {
             return Err(status_error(&what, landed).await);

@@ -1,16 +1,18 @@
 //! One GET, redirects followed: the only place of this module that sends something.
 //!
-//! `Authorization` goes to the origin (scheme, host and port) that it was meant for and nowhere else; once a
-//! redirect has left that origin, it does not come back. Proxies of the environment are used, but never
-//! for this machine.
+//! `Authorization`, and what else is meant for one host, goes to the origin (scheme, host and port) that it was meant
+//! for and nowhere else; once a redirect has left that origin, it does not come back. Proxies of the environment are
+//! used, but never for this machine. Ranges of blobs go over HTTP/1.1, everything else over HTTP/2 where it is offered
+//! (docs/decisions/0002).
 
+use std::collections::HashMap;
 use std::error::Error as StdError;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{HeaderMap, RANGE};
 use reqwest::{Client, RequestBuilder, Response, redirect};
-use url::Url;
+use url::{Origin, Url};
 
 use crate::base::limits::REDIRECTS_MAX;
 use crate::base::{Error, ErrorKind, Result};
@@ -18,7 +20,7 @@ use crate::base::{Error, ErrorKind, Result};
 use super::SourceOptions;
 use super::endpoint::{is_loopback, shown_host};
 use super::redirect::{is_redirect, target};
-use super::route::HostRoute;
+use super::route::{HostRoute, TlsSettings};
 
 /// How long one host is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -44,14 +46,29 @@ impl Patience {
     }
 }
 
+/// How often a connection of HTTP/2 is tried, and how long that may take. A request that is given up does not end the
+/// connection that it shares; without this, later ones would go the same dead way.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
 /// How requests are sent.
 #[derive(Debug)]
 pub(super) struct Transport {
     patience: Patience,
-    /// For this machine: no proxy.
-    local: OnceLock<Client>,
-    /// For everywhere else.
-    remote: OnceLock<Client>,
+    /// Where the host itself is, and not a store or a token server that it sends to.
+    own: Vec<Origin>,
+    tls: TlsSettings,
+    clients: Mutex<HashMap<ClientKind, Client>>,
+}
+
+/// Which of the clients a request goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ClientKind {
+    /// To this machine: without a proxy.
+    is_local: bool,
+    /// To the host that the settings are for, which may see who we are.
+    shows_identity: bool,
+    /// For a range of a blob: with a connection of its own.
+    is_range: bool,
 }
 
 /// The answer at the end of all redirects.
@@ -67,11 +84,14 @@ pub(super) struct Landed {
 }
 
 impl Transport {
-    pub(super) fn new(patience: Patience) -> Self {
-        Self { patience, local: OnceLock::new(), remote: OnceLock::new() }
+    /// How the host of `route` is reached.
+    pub(super) fn new(route: &HostRoute, patience: Patience) -> Self {
+        let own = route.bases.iter().map(Url::origin).collect();
+        Self { patience, own, tls: route.tls.clone(), clients: Mutex::default() }
     }
 
-    /// GETs `url`. Any status but a redirect is a success here. `what` explains errors.
+    /// GETs `url`, with `private` headers that are meant for its origin alone. Any status but a redirect is a success
+    /// here. `what` explains errors.
     ///
     /// # Errors
     /// `Unavailable`, `TimedOut`; `Invalid` for a certificate that is not trusted, for a server that does not
@@ -80,15 +100,20 @@ impl Transport {
         &self,
         url: Url,
         headers: &HeaderMap,
-        authorization: Option<&HeaderValue>,
+        private: &HeaderMap,
         what: &str,
     ) -> Result<Landed> {
         let (origin, mut url) = (url.origin(), url);
         let mut at_origin = true;
         for _ in 0..=REDIRECTS_MAX {
-            let mut request = self.client(&url)?.get(url.clone()).headers(headers.clone());
-            if let Some(value) = authorization.filter(|_| at_origin) {
-                request = request.header(AUTHORIZATION, value.clone());
+            let kind = ClientKind {
+                is_local: is_loopback(&url),
+                shows_identity: self.own.contains(&url.origin()),
+                is_range: headers.contains_key(RANGE),
+            };
+            let mut request = self.client(kind)?.get(url.clone()).headers(headers.clone());
+            if at_origin {
+                request = request.headers(private.clone());
             }
             let response = self.send(request, what, &url).await?;
             if !is_redirect(response.status()) {
@@ -112,8 +137,13 @@ impl Transport {
     /// # Errors
     /// As [`Self::get`].
     pub(super) async fn post(&self, url: Url, form: String, what: &str) -> Result<Landed> {
+        let kind = ClientKind {
+            is_local: is_loopback(&url),
+            shows_identity: self.own.contains(&url.origin()),
+            is_range: false,
+        };
         let request = self
-            .client(&url)?
+            .client(kind)?
             .post(url.clone())
             .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form);
@@ -134,29 +164,37 @@ impl Transport {
         }
     }
 
-    /// The client for `url`. Made when it is needed: reading the system's certificates takes milliseconds.
-    fn client(&self, url: &Url) -> Result<&Client> {
-        let is_local = is_loopback(url);
-        let slot = if is_local { &self.local } else { &self.remote };
-        if let Some(client) = slot.get() {
-            return Ok(client);
+    /// The client of that kind. Made when it is needed: reading the system's certificates takes milliseconds.
+    fn client(&self, kind: ClientKind) -> Result<Client> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&kind) {
+            return Ok(client.clone());
         }
+        let trust = self.tls.read(kind.shows_identity)?;
         let builder = || {
-            let builder = Client::builder()
-                .http1_only()
+            let builder = trust
+                .apply(Client::builder())
                 .redirect(redirect::Policy::none())
                 .referer(false)
                 .retry(reqwest::retry::never())
                 .connect_timeout(self.patience.connect_timeout)
                 .user_agent(concat!("refmount/", env!("CARGO_PKG_VERSION")));
-            if is_local { builder.no_proxy() } else { builder }
+            let builder = match kind.is_range {
+                true => builder.http1_only(),
+                false => builder
+                    .http2_keep_alive_interval(KEEP_ALIVE)
+                    .http2_keep_alive_timeout(KEEP_ALIVE)
+                    .http2_keep_alive_while_idle(true),
+            };
+            if kind.is_local { builder.no_proxy() } else { builder }
         };
-        // A machine without certificates can still speak plain HTTP; TLS then trusts nobody.
+        // A machine without certificates can still speak plain HTTP; TLS then trusts nobody but who was named.
         let client = builder()
             .build()
-            .or_else(|_| builder().tls_certs_only([]).build())
+            .or_else(|_| trust.alone(builder()).build())
             .map_err(|error| Error::with_source(ErrorKind::Io, "cannot set up HTTP", error.without_url()))?;
-        Ok(slot.get_or_init(|| client))
+        clients.insert(kind, client.clone());
+        Ok(client)
     }
 }
 
@@ -200,7 +238,8 @@ fn connection_error(error: reqwest::Error, what: &str, url: &Url) -> Error {
         let phase = if error.is_connect() { "could not be reached" } else { "did not answer" };
         (ErrorKind::TimedOut, format!("{host} {phase} in time"))
     } else if speaks_of(&error, "certificate") {
-        let remedy = "add its authority to the system's certificates";
+        let remedy =
+            format!("add its authority to the system's certificates, or to certs.d/{host} as ca.crt");
         (ErrorKind::Invalid, format!("{host} has a certificate that is not trusted; {remedy}"))
     } else if speaks_of(&error, "corrupt message") {
         (ErrorKind::Invalid, format!("{host} does not speak TLS; to trust it without, use --plain-http"))

@@ -23,7 +23,7 @@ impl Remote {
     async fn blob_answer(&self, digest: &Digest, headers: &HeaderMap, what: &str) -> Result<Landed> {
         let mut is_renewal = false;
         if let Some(url) = self.targets.get(digest) {
-            let answer = self.transport.get(Url::clone(&url), headers, None, what).await;
+            let answer = self.transport.get(Url::clone(&url), headers, &HeaderMap::new(), what).await;
             // Seen from the registry, where the request would have begun.
             match answer.map(|landed| Landed { at_origin: false, ..landed }) {
                 Ok(landed) if landed.response.status().is_success() => return Ok(landed),

@@ -23,7 +23,7 @@ use crate::fuse::{FuseMount, MountSpec};
 use crate::indexing::{Layers, Stage};
 use crate::layer::FileBody;
 use crate::oci::{SourceRef, WantedPlatform};
-use crate::registry::SourceOptions;
+use crate::registry::{BlobSource, HostStatus, SourceOptions};
 use crate::tree::{FileRecord, Ino, Shown, View};
 
 use assembly::Part;
@@ -120,6 +120,9 @@ pub struct MountStatus {
     pub cached_bytes: u64,
     /// Chunks that failed their check since the mount.
     pub rejected_chunks: u64,
+    /// The hosts that this mount asks, and what each has served to it; none where it reads a layout.
+    #[serde(default)]
+    pub hosts: Vec<HostStatus>,
     /// Why reads go on without the cache, if they do.
     pub degraded: Option<String>,
     /// Files that are not in the list, since there are too many: those of which least is cached.
@@ -153,6 +156,7 @@ pub struct Mounted {
     filesystem: Arc<Filesystem>,
     content: Arc<Content>,
     cache: Arc<Cache>,
+    source: Arc<dyn BlobSource>,
     parts: Vec<Part>,
     /// What goes on in the background as long as the mount is there.
     #[expect(dead_code, reason = "it ends when it is dropped")]
@@ -216,7 +220,7 @@ impl Mounted {
             PrefetchPolicy::Auto | PrefetchPolicy::Off => growing,
         };
         let cache = Arc::clone(cache);
-        Ok(Arc::new(Self { summary, mount, filesystem, content, cache, parts, task }))
+        Ok(Arc::new(Self { summary, mount, filesystem, content, cache, source, parts, task }))
     }
 
     /// What was mounted where, and how far it is known by now.
@@ -277,6 +281,7 @@ impl Mounted {
             network_bytes: self.content.network_bytes(),
             cached_bytes,
             rejected_chunks: self.content.rejected_chunks(),
+            hosts: self.source.hosts(),
             degraded: self.cache.degraded(),
             files_left_out,
             files: files.collect(),

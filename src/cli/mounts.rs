@@ -11,6 +11,7 @@ use crate::daemon::Client;
 use crate::daemon::client::Unanswered;
 use crate::daemon::locate::{self, OwnerOf};
 use crate::mount::{MountStatus, MountSummary};
+use crate::registry::HostStatus;
 
 use super::args::{GlobalArgs, ListArgs, OutputFormat, StatusArgs, UmountArgs};
 use super::exit::{self, Failure};
@@ -197,6 +198,10 @@ fn status_text(status: &MountStatus) -> String {
     }
     facts.push(("fetched", human(status.network_bytes)));
     facts.push(("cached", format!("{} of {}", human(status.cached_bytes), human(summary.total_bytes))));
+    // Of a single host there is nothing to say that the reference does not, unless it fails.
+    if status.hosts.len() > 1 || status.hosts.iter().any(|host| host.failures > 0) {
+        facts.extend(status.hosts.iter().map(|host| ("served by", served_by(host))));
+    }
     if status.rejected_chunks > 0 {
         facts.push(("rejected", format!("{} chunks that failed their check", status.rejected_chunks)));
     }
@@ -237,6 +242,23 @@ fn status_text(status: &MountStatus) -> String {
     format!("{}\n{}{left_out}", table(&facts), table(&rows))
 }
 
+fn served_by(host: &HostStatus) -> String {
+    let mut text = format!("{}, {}", printable(&host.host), human(host.bytes));
+    if host.is_mirror {
+        text.push_str(" (mirror)");
+    }
+    if let Some(failure) = &host.last_failure {
+        text.push_str(&format!("; {} failures, the last one: {}", host.failures, printable(failure)));
+    }
+    if let Some(seconds) = host.set_aside_seconds {
+        text.push_str(&format!("; set aside for {seconds} s"));
+    }
+    if host.distrusted_blobs > 0 {
+        text.push_str(&format!("; sent wrong bytes of {} blobs", host.distrusted_blobs));
+    }
+    text
+}
+
 fn standing_name(standing: Standing) -> &'static str {
     match standing {
         Standing::Absent => "absent",
@@ -268,6 +290,7 @@ mod tests {
             network_bytes: 5,
             cached_bytes: 5,
             rejected_chunks: 0,
+            hosts: Vec::new(),
             degraded: None,
             files_left_out: 0,
             files: vec![FileStatus {

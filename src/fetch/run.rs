@@ -355,9 +355,9 @@ impl Driver {
         tracing::error!(digest = %blob.digest, chunk, source, "rejected a chunk: not the bytes of its digest");
         let rejections = self.chunk_rejections.entry(chunk).or_default();
         *rejections += 1;
-        blob.sources.fail_over();
+        let elsewhere = blob.sources.distrust(&blob.digest);
         let mut state = lock(&blob.state);
-        if *rejections < CHUNK_REJECTIONS_MAX {
+        if *rejections < CHUNK_REJECTIONS_MAX || elsewhere {
             return false;
         }
         if let Some(pending) = state.slots.remove(&chunk) {
@@ -426,20 +426,27 @@ impl Driver {
     /// Decides whether `failure` ends the run, and waits before the next attempt if not.
     async fn pause_after(&mut self, failure: Error, leased: &LeasedSource) -> Result<()> {
         self.attempts.failures += 1;
-        self.blob.sources.fail_over();
+        let is_wrong = failure.kind() == ErrorKind::Corrupt;
+        let elsewhere = match is_wrong {
+            true => self.blob.sources.distrust(&self.blob.digest),
+            false => {
+                self.blob.sources.fail_over();
+                false
+            }
+        };
         if let Some(run) = lock(&self.blob.state).run(self.id) {
             run.is_under_way = false;
             run.last_failure = Some(failure.clone());
         }
         let sources = u32::try_from(self.blob.sources.count()).unwrap_or(u32::MAX);
         // What came and is wrong is asked for once more, also where there is nobody else to ask.
-        let attempts_max = if failure.kind() == ErrorKind::Corrupt {
+        let attempts_max = if is_wrong {
             self.blob.count_rejected(1);
             sources.max(CHUNK_REJECTIONS_MAX)
         } else {
             sources
         };
-        if !failure.kind().is_transient() && self.attempts.failures >= attempts_max {
+        if !failure.kind().is_transient() && self.attempts.failures >= attempts_max && !elsewhere {
             return Err(self.explain(failure, leased));
         }
         let pause = self.attempts.backoff.pause(failure.retry_after());

@@ -113,11 +113,17 @@ impl Sequence {
     async fn pause_after(&mut self, failure: Error, leased: &LeasedSource) -> Result<()> {
         self.body = None;
         self.failures += 1;
-        self.sources.fail_over();
+        let elsewhere = match failure.kind() {
+            ErrorKind::Corrupt => self.sources.distrust(&self.digest),
+            _ => {
+                self.sources.fail_over();
+                false
+            }
+        };
         let source = leased.source.name();
         let failure = failure
             .context(format!("cannot fetch blob {} at byte {} from {source}", self.digest, self.position));
-        if !failure.kind().is_transient() && self.failures >= self.sources.count() {
+        if !failure.kind().is_transient() && self.failures >= self.sources.count() && !elsewhere {
             return Err(failure);
         }
         let pause = self.backoff.pause(failure.retry_after());

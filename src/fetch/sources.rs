@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Digest, Error, ErrorKind, Result};
 use crate::registry::BlobSource;
 
 use super::limits::SourceLimits;
@@ -76,6 +76,16 @@ impl Sources {
     pub fn fail_over(&self) {
         let mut state = lock(&self.state);
         state.turn = state.turn.wrapping_add(1);
+    }
+
+    /// Notes that bytes which came of the blob `digest` are not those of it. Says whether the next ones come from a host
+    /// that has not sent any yet: it is worth asking once more then, and there is an end to that.
+    pub fn distrust(&self, digest: &Digest) -> bool {
+        self.fail_over();
+        let sources: Vec<_> =
+            lock(&self.state).leased.iter().map(|leased| Arc::clone(&leased.source)).collect();
+        // All of them, so no short cut: any may have brought them.
+        sources.iter().filter(|source| source.distrust(digest)).count() > 0
     }
 
     /// Notes what an attempt failed with that is repeated.

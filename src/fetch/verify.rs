@@ -4,9 +4,10 @@
 //! |-----------|-----------|--------------------------------------------------------------|
 //! | Open      | Running   | the last missing chunk was stored                            |
 //! | Running   | Verified  | the digest matched; the chunks' own digests are known now    |
-//! | Running   | Open      | a chunk went away meanwhile; or the first mismatch, after    |
-//! |           |           | which everything is dropped, to be fetched again             |
-//! | Running   | Rejected  | the second mismatch; readers get errors from now on          |
+//! | Running   | Open      | a chunk went away meanwhile; or the first mismatch, or one   |
+//! |           |           | while there is another host to ask, after which everything   |
+//! |           |           | is dropped, to be fetched again                              |
+//! | Running   | Rejected  | any later mismatch; readers get errors from now on           |
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,7 +20,7 @@ use crate::layer::{LayerProof, SegmentProof};
 use super::feed::Feed;
 use super::{Proving, lock};
 
-/// Mismatches after which a blob is given up: it has then been fetched twice.
+/// Mismatches after which a blob is given up, unless there is another host to ask: it has then been fetched twice.
 const REJECTIONS_MAX: u32 = 2;
 
 /// How far the check has come. See the module's table.
@@ -161,11 +162,13 @@ impl Feed {
         }
     }
 
-    fn drop_everything(&self) {
-        self.sources.fail_over();
+    /// Says whether what comes next comes from elsewhere.
+    fn drop_everything(&self) -> bool {
+        let elsewhere = self.sources.distrust(&self.digest);
         self.segment.remove_all();
         self.fetcher.forget(self.id());
         self.tell_rejected();
+        elsewhere
     }
 
     pub(super) fn tell_rejected(&self) {
@@ -184,7 +187,11 @@ impl Feed {
         );
         // All of it was stored. What is not settled yet would be served once more, and then be missing for good.
         lock(&self.state).forget_brought();
-        self.drop_everything();
-        if rejections >= REJECTIONS_MAX { Verification::Rejected } else { Verification::Open { rejections } }
+        let elsewhere = self.drop_everything();
+        if rejections >= REJECTIONS_MAX && !elsewhere {
+            Verification::Rejected
+        } else {
+            Verification::Open { rejections }
+        }
     }
 }

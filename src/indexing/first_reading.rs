@@ -21,7 +21,8 @@ use super::stream::{DecodedStream, PlainStream};
 use super::turn::Turn;
 use super::{Expected, Layer, Stage, own_index, walk};
 
-/// Readings of a layer whose bytes turn out to be wrong, each from the next source.
+/// Readings of a layer whose bytes turn out to be wrong, where there is nobody else to ask for them. Each host that brings
+/// wrong ones is distrusted from then on, so that there is an end.
 const ATTEMPTS_MAX: usize = 2;
 
 /// Mismatches of all of a layer after which it is given up: it has then been fetched twice.
@@ -68,9 +69,12 @@ async fn read(layer: &Arc<Layer>) -> Result<Option<Stage>> {
     let mut attempt = 1;
     loop {
         match read_once(layer, &mut turn, probed).await {
-            Err(error) if is_about_bytes(&error, probed) && attempt < ATTEMPTS_MAX => {
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+                let elsewhere = layer.sources.distrust(&layer.blob);
+                if !elsewhere && !(is_about_bytes(&error, probed) && attempt < ATTEMPTS_MAX) {
+                    return Err(error).context(in_layer);
+                }
                 tracing::warn!(digest = %layer.blob, error = error.chain(), "reading the layer once more");
-                layer.sources.fail_over();
                 attempt += 1;
             }
             other => return other.context(in_layer),
@@ -285,9 +289,9 @@ fn prove(layer: &Arc<Layer>, index: &LayerIndex) -> Result<()> {
         Outcome::Incomplete => {}
         Outcome::Mismatch => {
             tracing::error!(digest = %layer.blob, "the complete layer does not match its digest; dropped it");
-            layer.sources.fail_over();
+            let elsewhere = layer.sources.distrust(&layer.blob);
             let mismatches = layer.mismatches.fetch_add(1, Ordering::Relaxed) + 1;
-            Feed::disprove(&layer.segments()?.feeds(), mismatches >= MISMATCHES_MAX);
+            Feed::disprove(&layer.segments()?.feeds(), mismatches >= MISMATCHES_MAX && !elsewhere);
         }
         Outcome::Proven { proof, diff_id, entries, root } => {
             let parts = IndexParts {

@@ -74,6 +74,7 @@ impl Mount for DoubleMount {
             network_bytes: 0,
             cached_bytes: 0,
             rejected_chunks: 0,
+            hosts: Vec::new(),
             degraded: None,
             files_left_out: 0,
             files: Vec::new(),

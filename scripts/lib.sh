@@ -28,9 +28,31 @@ need_packages() {
     fi
     echo "installing ${missing[*]}" >&2
     "${as_root[@]}" apt-get update -qq >&2 || return 1
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+    install_without_services "${missing[@]}"
 }
+
+# install_without_services PACKAGE... : what is needed here are the programs. Packages of servers would also start them,
+# and have them started whenever the machine does. A subshell, so that what holds for the installation ends with it.
+# Uses as_root.
+install_without_services() (
+    enabled_services() { find /etc/systemd/system -path '*.wants/*.service' -printf '%f\n' 2>/dev/null | sort -u; }
+    policy=/usr/sbin/policy-rc.d
+    # A machine that has a policy keeps it.
+    if [ ! -e "$policy" ]; then
+        trap '"${as_root[@]}" rm -f "$policy"' EXIT
+        # 101: forbidden by policy. A restart of what does not run would start it too.
+        printf '%s\n' '#!/bin/sh' '[ "$1" != --quiet ] || shift' 'systemctl --quiet is-active "$1" || exit 101' |
+            "${as_root[@]}" tee "$policy" >/dev/null || exit 1
+        "${as_root[@]}" chmod 755 "$policy" || exit 1
+    fi
+    before=$(enabled_services)
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "$@" >&2 || exit 1
+    mapfile -t new < <(comm -13 <(echo "$before") <(enabled_services))
+    if [ "${#new[@]}" -gt 0 ] && command -v systemctl >/dev/null; then
+        "${as_root[@]}" systemctl disable --quiet "${new[@]}" >&2
+    fi
+)
 
 # need_rust : the toolchain, and a C compiler for the crates that need one.
 need_rust() {

@@ -1,7 +1,7 @@
 //! Debian's `docker-registry`, on a free port with a storage of its own.
 
 use std::io::{BufRead as _, BufReader, Read};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,29 +10,18 @@ use bytes::Bytes;
 use refmount::base::Digest;
 use refmount::oci::{SourceRef, media_type};
 use reqwest::Client;
-use reqwest::header::{CONTENT_TYPE, LOCATION};
+use reqwest::header::{CONTENT_TYPE, LOCATION, RANGE};
 
 use super::artifact::{ModelArtifact, digest_of};
 use super::producers::Product;
-
-/// Runs the registry in the directory `$1` until standard input ends, which it does however the test ends, and
-/// removes the directory. Of the shell itself nothing stays open, so that the end of the log is the registry's.
-const SUPERVISOR: &str = r#"
-docker-registry serve "$1/config.yml" &
-registry=$!
-exec >/dev/null 2>&1
-read -r _
-kill "$registry"
-wait "$registry"
-rm -rf -- "$1"
-"#;
+use super::supervised::{Supervised, put};
 
 /// A running registry; ends with this value, or with the process of the tests.
 #[derive(Debug)]
 pub(crate) struct DockerRegistry {
-    supervisor: Child,
-    alive: Option<ChildStdin>,
+    _server: Supervised,
     host: String,
+    data: PathBuf,
     log: Arc<AccessLog>,
     markers: AtomicU64,
 }
@@ -42,6 +31,7 @@ pub(crate) struct DockerRegistry {
 pub(crate) struct Access {
     pub(crate) method: String,
     pub(crate) path: String,
+    pub(crate) status: u16,
     /// Of the body, as far as it was sent.
     pub(crate) bytes: u64,
 }
@@ -67,8 +57,11 @@ impl AccessLog {
             let (request, answer) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
             let mut words = request.split(' ').map(str::to_owned);
             let (Some(method), Some(path)) = (words.next(), words.next()) else { continue };
-            let bytes = answer.split_whitespace().nth(1).and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
-            self.accesses.lock().unwrap_or_else(PoisonError::into_inner).push(Access { method, path, bytes });
+            let mut words = answer.split_whitespace();
+            let status = words.next().and_then(|status| status.parse().ok()).unwrap_or(0);
+            let bytes = words.next().and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
+            let access = Access { method, path, status, bytes };
+            self.accesses.lock().unwrap_or_else(PoisonError::into_inner).push(access);
             self.grown.notify_all();
         }
     }
@@ -77,50 +70,54 @@ impl AccessLog {
 impl DockerRegistry {
     /// Starts one and waits until it listens.
     pub(crate) fn start() -> Self {
-        let storage = tempfile::Builder::new().prefix("refmount-registry-").tempdir().unwrap().keep();
+        Self::with(None, "")
+    }
+
+    /// One that holds what `upstream` does, an address and a port, and fetches it when it is asked for it.
+    pub(crate) fn mirror_of(upstream: &str) -> Self {
+        Self::with(None, &format!("proxy: {{remoteurl: 'http://{upstream}'}}\n"))
+    }
+
+    /// Another one over the storage of this one, with `settings` as well. Nothing is to be pushed to it, and it has to
+    /// end first.
+    pub(crate) fn another(&self, settings: &str) -> Self {
+        Self::with(Some(&self.data), settings)
+    }
+
+    fn with(data: Option<&Path>, settings: &str) -> Self {
+        let directory = tempfile::Builder::new().prefix("refmount-registry-").tempdir().unwrap();
+        let data = data.map_or_else(|| directory.path().join("data"), Path::to_owned);
         let text = format!(
             "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: '127.0.0.1:0'}}\n\
-             storage: {{filesystem: {{rootdirectory: '{}'}}}}\n",
-            storage.join("data").display()
+             storage: {{filesystem: {{rootdirectory: '{}'}}}}\n{settings}",
+            data.display()
         );
-        refmount::base::durable::write(&storage.join("config.yml"), text.as_bytes()).unwrap();
-        let mut supervisor = Command::new("sh")
-            .args(["-c", SUPERVISOR, "sh"])
-            .arg(&storage)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let alive = supervisor.stdin.take();
-        let mut lines = BufReader::new(supervisor.stderr.take().unwrap()).lines();
-        let mut seen = String::new();
-        let host = loop {
-            let Some(Ok(line)) = lines.next() else {
+        put(directory.path(), "config.yml", &text);
+        let configuration = directory.path().join("config.yml");
+        let command = ["docker-registry", "serve", configuration.to_str().unwrap()];
+        let (mut server, line) =
+            Supervised::start(directory, &command, "listening on ").unwrap_or_else(|said| {
                 panic!(
-                    "docker-registry ended; is it there? scripts/test installs it, or apt-get does: {seen}"
+                    "docker-registry ended; is it there? scripts/test installs it, or apt-get does: {said}"
                 )
-            };
-            if let Some((_, rest)) = line.split_once("listening on ") {
-                break rest
-                    .split(|c: char| c != ':' && c != '.' && !c.is_ascii_digit())
-                    .next()
-                    .unwrap()
-                    .to_owned();
-            }
-            seen += &line;
-        };
-        // A full pipe would stop it.
-        std::thread::spawn(move || lines.for_each(drop));
+            });
+        let (_, rest) = line.split_once("listening on ").unwrap();
+        let host =
+            rest.split(|c: char| c != ':' && c != '.' && !c.is_ascii_digit()).next().unwrap().to_owned();
         let log = Arc::<AccessLog>::default();
-        let (stdout, followed) = (supervisor.stdout.take().unwrap(), log.clone());
+        let (stdout, followed) = (server.take_stdout(), log.clone());
         std::thread::spawn(move || followed.follow(stdout));
-        Self { supervisor, alive, host, log, markers: AtomicU64::new(0) }
+        Self { _server: server, host, data, log, markers: AtomicU64::new(0) }
     }
 
     /// Address and port.
     pub(crate) fn host(&self) -> &str {
         &self.host
+    }
+
+    /// Where it keeps what was pushed.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
     }
 
     /// Pushes `artifact` as `repository:tag`, and returns the reference to it.
@@ -170,6 +167,18 @@ impl DockerRegistry {
         format!("{}/{repository}:{tag}", self.host).parse().unwrap()
     }
 
+    /// Whether it answers a range of a blob with that range, which a mirror does once it holds the blob itself; asking
+    /// makes it fetch the blob.
+    pub(crate) fn gives_ranges(&self, repository: &str, digest: &Digest) -> bool {
+        let url = format!("{}/blobs/{digest}", self.base(repository));
+        blocking(async |client| {
+            let answer = client.get(url).header(RANGE, "bytes=0-0").send().await.unwrap();
+            let status = answer.status();
+            answer.bytes().await.unwrap();
+            status == 206
+        })
+    }
+
     /// What `repository` was asked for and has answered so far.
     pub(crate) fn accesses(&self, repository: &str) -> Vec<Access> {
         // The log has everything that was answered before a request of our own that it has.
@@ -193,19 +202,12 @@ impl DockerRegistry {
 }
 
 /// Runs `work` in a thread of its own, because the caller may be inside a runtime.
-fn blocking(work: impl AsyncFnOnce(Client) + Send) {
+fn blocking<T: Send>(work: impl AsyncFnOnce(Client) -> T + Send) -> T {
     std::thread::scope(|scope| {
         let run = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { work(Client::builder().no_proxy().build().unwrap()).await });
+            runtime.block_on(async { work(Client::builder().no_proxy().build().unwrap()).await })
         };
-        scope.spawn(run).join().unwrap();
-    });
-}
-
-impl Drop for DockerRegistry {
-    fn drop(&mut self) {
-        drop(self.alive.take());
-        let _ = self.supervisor.wait();
-    }
+        scope.spawn(run).join().unwrap()
+    })
 }

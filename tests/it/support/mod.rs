@@ -11,6 +11,7 @@ pub(crate) mod pattern;
 pub(crate) mod producers;
 pub(crate) mod recording_proxy;
 pub(crate) mod seeds;
+pub(crate) mod supervised;
 pub(crate) mod trace_log;
 pub(crate) mod tree_comparison;
 pub(crate) mod unprivileged;

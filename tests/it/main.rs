@@ -14,6 +14,7 @@ mod model;
 mod owner;
 mod pack;
 mod platforms;
+mod registries;
 mod registry;
 mod support;
 mod tar;

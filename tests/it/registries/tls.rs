@@ -54,6 +54,11 @@ impl Secured {
     }
 }
 
+/// The error that was printed; what is logged may come before and after it.
+fn error_line(said: &str) -> &str {
+    said.lines().find(|line| line.starts_with("refmount: ")).unwrap_or_else(|| panic!("no error: {said}"))
+}
+
 #[test]
 fn an_unknown_authority_is_refused_with_host_and_remedy() {
     let registry = Secured::start(false);
@@ -61,7 +66,7 @@ fn an_unknown_authority_is_refused_with_host_and_remedy() {
     let output = site.run(&mut site.mount_command(&["--authfile=auth.json"]));
     let said = stderr(&output);
     assert!(!output.status.success());
-    let error = said.lines().last().unwrap();
+    let error = error_line(&said);
     for words in [registry.proxy.host(), "certificate that is not trusted", "authority"] {
         assert!(error.contains(words), "{words:?} is not in {error}");
     }
@@ -89,7 +94,7 @@ fn a_wrong_password_names_the_file_that_holds_it() {
     let output = site.run(&mut registry.trusting_mount(&site));
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(4), "{said}");
-    let error = said.lines().last().unwrap();
+    let error = error_line(&said);
     for words in [registry.proxy.host(), "auth.json", "podman login"] {
         assert!(error.contains(words), "{words:?} is not in {error}");
     }

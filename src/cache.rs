@@ -16,6 +16,7 @@ mod health;
 mod map;
 mod owner;
 mod paths;
+pub mod probe;
 mod recovery;
 mod segment;
 mod stored;
@@ -49,6 +50,17 @@ pub enum FreeSpaceFloor {
     Bytes(u64),
     /// So many hundredths of the file system's size.
     Percent(f64),
+}
+
+impl FreeSpaceFloor {
+    /// In bytes, on a file system of `total` bytes.
+    #[must_use]
+    pub fn bytes_of(self, total: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(percent) => (total as f64 * percent.clamp(0.0, 100.0) / 100.0) as u64,
+        }
+    }
 }
 
 /// Where the cache lies and how large it may grow.

@@ -13,6 +13,7 @@ mod fusermount;
 mod invalidate;
 mod mount;
 mod mountinfo;
+pub mod probe;
 mod session;
 mod tuning;
 
@@ -32,7 +33,7 @@ use attachment::Attachment;
 
 pub use mount::{check_target, unmount_target};
 pub use mountinfo::{MOUNT_TYPE, MountEntry, mount_at, mounts};
-pub use tuning::request_timeout;
+pub use tuning::{answer_limit, request_timeout};
 
 /// How long [`FuseMount::unmount`] waits for readers to let go before it leaves the mount to them.
 const UNMOUNT_WAIT: Duration = Duration::from_secs(5);

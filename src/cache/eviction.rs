@@ -154,13 +154,8 @@ impl Limits {
                     // The store itself will say what is wrong.
                     return 0;
                 };
-                let floor = match self.free_space_min {
-                    FreeSpaceFloor::Bytes(bytes) => i128::from(bytes),
-                    FreeSpaceFloor::Percent(percent) => {
-                        let total = stat.f_blocks.saturating_mul(stat.f_frsize);
-                        (total as f64 * percent.clamp(0.0, 100.0) / 100.0) as i128
-                    }
-                };
+                let total = stat.f_blocks.saturating_mul(stat.f_frsize);
+                let floor = i128::from(self.free_space_min.bytes_of(total));
                 let free = i128::from(stat.f_bavail) * i128::from(stat.f_frsize);
                 let measured = Measured { at: now, free, floor };
                 *lock(&self.measured) = Some(measured);

@@ -80,7 +80,7 @@ impl Owner {
 }
 
 /// Refuses a directory in which somebody else could put files that we would believe.
-fn refuse_shared(root: &Path, metadata: &Metadata) -> Result<()> {
+pub(super) fn refuse_shared(root: &Path, metadata: &Metadata) -> Result<()> {
     let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
     if is_ours && metadata.mode() & 0o022 == 0 {
         return Ok(());

@@ -76,7 +76,7 @@ fn options(spec: &MountSpec) -> String {
     options
 }
 
-/// Runs the first of [`PROGRAMS`] there is, with `input` as its standard input.
+/// Runs what [`find_program`] finds, with `input` as its standard input.
 fn run(input: Stdio, arguments: impl FnOnce(&mut Command)) -> Result<(), Failure> {
     let program = find_program().ok_or_else(|| Failure {
         kind: ErrorKind::Unsupported,
@@ -96,7 +96,8 @@ fn run(input: Stdio, arguments: impl FnOnce(&mut Command)) -> Result<(), Failure
     wait(&name, child)
 }
 
-fn find_program() -> Option<PathBuf> {
+/// The first of [`PROGRAMS`] that is there.
+pub(super) fn find_program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places: Vec<PathBuf> = std::env::split_paths(&path).chain(PLACES.map(PathBuf::from)).collect();
     let candidates = PROGRAMS.iter().flat_map(|program| places.iter().map(move |place| place.join(program)));

@@ -100,10 +100,14 @@ pub(super) fn mount(target: &Path, spec: &MountSpec, is_file: bool) -> Result<(O
     Ok((device, Attachment::new(entry)))
 }
 
+/// Opens the device; CLOEXEC, as everything that std opens.
+pub(super) fn open_device() -> Result<File> {
+    File::options().read(true).write(true).open(DEVICE).map_err(|error| device_error(&error))
+}
+
 /// `None` when the kernel does not allow it.
 fn mount_directly(target: &Path, spec: &MountSpec, is_file: bool) -> Result<Option<OwnedFd>> {
-    // CLOEXEC, as everything that std opens.
-    let device = File::options().read(true).write(true).open(DEVICE).map_err(|error| device_error(&error))?;
+    let device = open_device()?;
     let root_mode = if is_file { "100000" } else { "40000" };
     let mut data = format!(
         "fd={},rootmode={root_mode},user_id={},group_id={},default_permissions,max_read={CHUNK_BYTES}",

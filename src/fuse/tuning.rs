@@ -84,12 +84,18 @@ pub fn request_timeout() -> Option<Duration> {
     effective_timeout(limit("default_request_timeout"), limit("max_request_timeout"))
 }
 
+/// After which a read is answered where the kernel aborts a mount after `timeout`.
+#[must_use]
+pub fn answer_limit(timeout: Duration) -> Duration {
+    // The kernel counts from when it made the request, and looks every few seconds.
+    timeout * 3 / 4
+}
+
 /// After which a read has to be answered so that the kernel does not abort the mount; warns where that
 /// applies.
 pub(super) fn read_limit() -> Option<Duration> {
     let timeout = request_timeout()?;
-    // The kernel counts from when it made the request, and looks every few seconds.
-    let limit = timeout * 3 / 4;
+    let limit = answer_limit(timeout);
     tracing::warn!(
         "this machine aborts a FUSE mount that leaves a request unanswered for {} s (sysctl \
          fs.fuse.max_request_timeout), so a read fails after {} s",

@@ -32,6 +32,7 @@ mod layout_index;
 mod layout_writer;
 mod layout_referrers;
 mod local_file;
+pub mod probe;
 mod record;
 mod redirect;
 mod registry_source;

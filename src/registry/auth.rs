@@ -17,6 +17,7 @@ use crate::base::{Error, ErrorKind, Result, clock};
 
 use super::challenge::Challenge;
 use super::credentials::{Logins, Secret};
+use super::endpoint::shown_host;
 use super::token::{TokenRequest, basic_header};
 use super::transport::Transport;
 
@@ -47,6 +48,29 @@ struct State {
     challenge: Option<(Challenge, Url)>,
     /// What the last grant was made of, for errors.
     used: String,
+}
+
+/// How a host wants to be asked, and what it was sent; nothing of it is secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authentication {
+    /// What it asked for; none if it never did.
+    pub scheme: Option<Scheme>,
+    /// What it was sent, in words that name the file and not the credentials.
+    pub sent: String,
+    /// What to do where that is refused.
+    pub remedy: String,
+}
+
+/// A way of authentication.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// By a token from this host.
+    Bearer {
+        /// `HOST[:PORT]`.
+        token_server: String,
+    },
+    /// By user and password.
+    Basic,
 }
 
 /// A header that a registry accepts for some time.
@@ -174,10 +198,25 @@ impl Authority {
     /// What was sent and what to do about a refusal, as the end of an error's message.
     pub(super) fn advice(&self) -> String {
         let used = self.with_state(|state| state.used.clone());
-        format!(
-            "{used} sent; log in with `podman login {}` or name a credentials file with --authfile",
-            self.host
-        )
+        format!("{used} sent; {}", self.remedy())
+    }
+
+    fn remedy(&self) -> String {
+        format!("log in with `podman login {}` or name a credentials file with --authfile", self.host)
+    }
+
+    /// What has happened so far, without secrets.
+    pub(super) fn account(&self) -> Authentication {
+        let scheme = self.with_state(|state| match &state.challenge {
+            Some((Challenge::Bearer { realm, .. }, _)) => {
+                let server = Url::parse(realm).ok();
+                Some(Scheme::Bearer { token_server: server.as_ref().map_or("?".to_owned(), shown_host) })
+            }
+            Some((Challenge::Basic, _)) => Some(Scheme::Basic),
+            None => None,
+        });
+        let sent = self.with_state(|state| format!("{} sent", state.used));
+        Authentication { scheme, sent, remedy: self.remedy() }
     }
 
     /// `text` without the secret that is being sent, should a server echo it.

@@ -46,6 +46,11 @@ impl Endpoint {
         Self { candidates: bases, settled: OnceLock::new() }
     }
 
+    /// The one that answered, once one did.
+    pub(super) fn settled(&self) -> Option<&Url> {
+        self.settled.get()
+    }
+
     /// The base URLs to try, in their order: one, once it is known.
     pub(super) fn bases(&self) -> &[Url] {
         match self.settled.get() {
@@ -104,8 +109,10 @@ mod tests {
     #[test]
     fn the_base_that_answered_is_remembered() {
         let endpoint = Endpoint::new(default_bases("localhost:5000", false).unwrap());
+        assert_eq!(endpoint.settled(), None);
         endpoint.settle(&Url::parse("http://localhost:5000/v2/").unwrap());
         assert_eq!(endpoint.bases().len(), 1);
+        assert_eq!(endpoint.settled(), endpoint.bases().first());
         assert_eq!(endpoint.bases()[0].scheme(), "http");
     }
 }

@@ -5,6 +5,7 @@
 
 mod blob;
 mod manifest;
+mod probe;
 mod referrers;
 
 use std::ops::Range;

@@ -7,6 +7,7 @@ mod args;
 
 mod cache;
 mod cat;
+mod doctor;
 mod environment;
 mod exit;
 mod inspect;
@@ -69,6 +70,7 @@ fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
         Command::Cat(cat) => wait_for(cat::run(global, cat)),
         Command::Pack(pack) => pack::run(global, pack),
         Command::Cache(cache) => wait_for(cache::run(global, cache)),
+        Command::Doctor(doctor) => wait_for(doctor::run(global, doctor)),
         Command::Completions(completions) => complete(completions),
     }
 }

@@ -82,10 +82,7 @@ impl Medium {
     /// # Errors
     /// What the file system says.
     pub fn of(path: &Path) -> io::Result<Self> {
-        #[expect(
-            clippy::unnecessary_cast,
-            reason = "the number's type is another one on other architectures"
-        )]
+        // The number's type is another one on other architectures.
         Ok(Self::of_number(rustix::fs::statfs(path)?.f_type as u64))
     }
 

@@ -120,6 +120,8 @@ pub(super) enum Command {
     /// Look at the cache, or empty it.
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// Check what is needed of this machine and, for a reference, of its registries.
+    Doctor(DoctorArgs),
     /// Print the completions of a shell.
     Completions(CompletionsArgs),
 }
@@ -305,6 +307,29 @@ pub(super) struct PackArgs {
     /// How much is compressed, against time: 0 to 9 for gzip (6 if not given), 1 to 19 for zstd (3).
     #[arg(long, env = "REFMOUNT_LEVEL", value_name = "N")]
     pub(super) level: Option<u32>,
+}
+
+/// Arguments of `doctor`.
+#[derive(Args, Debug)]
+pub(super) struct DoctorArgs {
+    /// What is to be mounted: its registries are asked too.
+    #[arg(value_name = "REF")]
+    pub(super) reference: Option<String>,
+    /// The bounds that the cache would have.
+    #[command(flatten)]
+    pub(super) limits: CacheLimitArgs,
+    /// Whether other users are to read.
+    #[arg(long, env = "REFMOUNT_ALLOW_OTHER", value_parser = FalseyValueParser::new())]
+    pub(super) allow_other: bool,
+    /// How many seconds a read would wait for bytes that do not come.
+    #[arg(long, env = "REFMOUNT_READ_TIMEOUT", value_name = "SECONDS", default_value = "100", value_parser = seconds)]
+    pub(super) read_timeout: Duration,
+    /// How the registry is reached.
+    #[command(flatten)]
+    pub(super) source: SourceArgs,
+    /// How the result looks.
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 /// The commands on the cache.

@@ -5,6 +5,7 @@
 
 mod cli;
 mod content;
+mod doctor;
 mod e2e;
 mod faults;
 mod fuse;

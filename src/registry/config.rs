@@ -1,13 +1,26 @@
 //! The registries' configuration: which registries a name without one stands for, and the [`Route`] to each.
 //!
-//! Read anew for every source that is opened. What cannot be read or understood is an error, never as good as absent.
+//! Read anew for every source that is opened. What cannot be read or understood is an error, never as good as absent:
+//! it may be what keeps requests and credentials away from where they do not belong.
 
-use crate::base::Result;
+mod certificates;
+mod document;
+mod location;
+mod registries_conf;
+mod registries_table;
+mod short_names;
+#[cfg(test)]
+mod shown;
+
+use crate::base::{Result, ResultExt as _};
 use crate::oci::{RegistryRef, ShortRef};
 
 use super::SourceOptions;
 use super::endpoint;
-use super::route::{HostRoute, Route, Serves, TlsSettings};
+use super::route::{HostRoute, Route};
+
+use registries_conf::RegistriesConf;
+pub(super) use registries_table::HelperName;
 
 /// Docker's registry, which is the only one for names without a registry where no configuration says more.
 const DOCKER_HUB: &str = "docker.io";
@@ -17,6 +30,8 @@ const DOCKER_HUB: &str = "docker.io";
 pub(super) enum RegistryConfig {
     /// Nothing: Docker's defaults.
     Docker,
+    /// Files as containers-registries.conf(5) describes them.
+    Registries(RegistriesConf),
 }
 
 impl RegistryConfig {
@@ -25,8 +40,22 @@ impl RegistryConfig {
     /// # Errors
     /// `Invalid` for a file that is malformed or holds an unknown key, with file and line; `NotFound` or `Io` for one
     /// that cannot be read.
-    pub(super) fn read(_options: &SourceOptions) -> Result<Self> {
-        Ok(Self::Docker)
+    pub(super) fn read(options: &SourceOptions) -> Result<Self> {
+        let Some(path) = &options.registry_config else { return Ok(Self::Docker) };
+        let what = || format!("cannot use the registries' configuration {}", path.display());
+        match std::fs::metadata(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(what),
+            // Its drop-ins may be there without it.
+            _ => RegistriesConf::read(path).map(Self::Registries),
+        }
+    }
+
+    /// The credential helpers that are asked, in their order. Empty: the files of credentials alone.
+    pub(super) fn credential_helpers(&self) -> &[HelperName] {
+        match self {
+            Self::Docker => &[],
+            Self::Registries(conf) => conf.credential_helpers(),
+        }
     }
 
     /// The references that `short` may stand for, in the order in which they are tried. Never empty.
@@ -36,31 +65,23 @@ impl RegistryConfig {
     pub(super) fn candidates(&self, short: &ShortRef) -> Result<Vec<RegistryRef>> {
         match self {
             Self::Docker => Ok(vec![short.at(DOCKER_HUB)?]),
+            Self::Registries(conf) => conf.candidates(short),
         }
     }
 
     /// The route of `reference`.
     ///
     /// # Errors
-    /// `Unauthorized` for a registry that the configuration blocks, naming the file; `Usage` for a host that no URL can
-    /// hold.
+    /// `Unauthorized` for a registry that the configuration blocks, naming the file; `Invalid` for a malformed file of
+    /// this host, with the line, and for certificates without keys; `Usage` for a host that no URL can hold.
     pub(super) fn route(&self, reference: &RegistryRef, options: &SourceOptions) -> Result<Route> {
-        let RegistryRef { host, repository, .. } = reference;
         match self {
             Self::Docker => {
-                let origin = HostRoute {
-                    host: host.clone(),
-                    bases: endpoint::default_bases(host, options.plain_http)?,
-                    repository: repository.clone(),
-                    namespace: None,
-                    is_mirror: false,
-                    serves: Serves::ALL,
-                    tls: TlsSettings::default(),
-                    headers: Default::default(),
-                    connect_timeout: None,
-                };
-                Ok(Route { hosts: vec![origin] })
+                let bases = endpoint::default_bases(&reference.host, options.plain_http)?;
+                let tls = certificates::for_host(&reference.host, &options.certificate_dirs)?;
+                Ok(Route { hosts: vec![HostRoute::of_registry(reference, bases, tls)] })
             }
+            Self::Registries(conf) => conf.route(reference, options),
         }
     }
 }

@@ -22,22 +22,35 @@ pub(super) struct Endpoint {
 /// # Errors
 /// `Usage` for a host that no URL can hold.
 pub(super) fn default_bases(host: &str, plain_http: bool) -> Result<Vec<Url>> {
-    // Docker Hub's registry has another name than its references.
-    let server = match host {
-        "docker.io" | "index.docker.io" => "registry-1.docker.io",
-        other => other,
-    };
-    let url = |scheme: &str| {
-        Url::parse(&format!("{scheme}://{server}/v2/")).map_err(|error| {
-            Error::with_source(ErrorKind::Usage, format!("{host:?} is no registry's host"), error)
-        })
-    };
-    let secure = url("https")?;
+    let secure = base("https", host)?;
     Ok(match (plain_http, is_loopback(&secure)) {
-        (true, _) => vec![url("http")?],
-        (false, true) => vec![secure, url("http")?],
+        (true, _) => vec![base("http", host)?],
+        (false, true) => vec![secure, base("http", host)?],
         (false, false) => vec![secure],
     })
+}
+
+/// The addresses of the API of `host` where TLS may be missing.
+///
+/// # Errors
+/// As [`default_bases`].
+pub(super) fn insecure_bases(host: &str, plain_http: bool) -> Result<Vec<Url>> {
+    let plain = base("http", host)?;
+    Ok(if plain_http { vec![plain] } else { vec![base("https", host)?, plain] })
+}
+
+fn base(scheme: &str, host: &str) -> Result<Url> {
+    Url::parse(&format!("{scheme}://{}/v2/", server_of(host))).map_err(|error| {
+        Error::with_source(ErrorKind::Usage, format!("{host:?} is no registry's host"), error)
+    })
+}
+
+/// The server of `host`: Docker Hub's has another name than its references.
+pub(super) fn server_of(host: &str) -> &str {
+    match host {
+        "docker.io" | "index.docker.io" => "registry-1.docker.io",
+        other => other,
+    }
 }
 
 impl Endpoint {
@@ -104,6 +117,13 @@ mod tests {
         for host in ["localhost.example", "128.0.0.1", "0.0.0.0", "[::2]", "127.0.0.1.example"] {
             assert_eq!(bases(host, false), [format!("https://{host}/v2/")]);
         }
+    }
+
+    #[test]
+    fn tls_may_be_missing_where_that_is_allowed() {
+        let bases = |plain_http| insecure_bases("r.example", plain_http).unwrap();
+        assert_eq!(bases(false).iter().map(Url::scheme).collect::<Vec<_>>(), ["https", "http"]);
+        assert_eq!(bases(true).iter().map(Url::scheme).collect::<Vec<_>>(), ["http"]);
     }
 
     #[test]

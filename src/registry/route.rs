@@ -9,6 +9,8 @@ use std::time::Duration;
 use reqwest::header::HeaderMap;
 use url::Url;
 
+use crate::oci::RegistryRef;
+
 /// See the module's text.
 #[derive(Clone, Debug)]
 pub(super) struct Route {
@@ -39,6 +41,23 @@ pub(super) struct HostRoute {
     pub(super) headers: HeaderMap,
     /// How long a connection may take to come about, where the configuration says so.
     pub(super) connect_timeout: Option<Duration>,
+}
+
+impl HostRoute {
+    /// The registry that `reference` names, reached at `bases`, and asked for everything.
+    pub(super) fn of_registry(reference: &RegistryRef, bases: Vec<Url>, tls: TlsSettings) -> Self {
+        Self {
+            host: reference.host.clone(),
+            bases,
+            repository: reference.repository.clone(),
+            namespace: None,
+            is_mirror: false,
+            serves: Serves::ALL,
+            tls,
+            headers: HeaderMap::new(),
+            connect_timeout: None,
+        }
+    }
 }
 
 /// What a host is asked for.

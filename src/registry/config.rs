@@ -5,12 +5,17 @@
 
 mod certificates;
 mod document;
+mod go_duration;
+mod host_address;
+mod hosts_toml;
 mod location;
 mod registries_conf;
 mod registries_table;
 mod short_names;
 #[cfg(test)]
 mod shown;
+
+use std::path::PathBuf;
 
 use crate::base::{Result, ResultExt as _};
 use crate::oci::{RegistryRef, ShortRef};
@@ -32,6 +37,8 @@ pub(super) enum RegistryConfig {
     Docker,
     /// Files as containers-registries.conf(5) describes them.
     Registries(RegistriesConf),
+    /// A directory of containerd's, with a directory for each host.
+    Containerd(PathBuf),
 }
 
 impl RegistryConfig {
@@ -44,6 +51,7 @@ impl RegistryConfig {
         let Some(path) = &options.registry_config else { return Ok(Self::Docker) };
         let what = || format!("cannot use the registries' configuration {}", path.display());
         match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Ok(Self::Containerd(path.clone())),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(what),
             // Its drop-ins may be there without it.
             _ => RegistriesConf::read(path).map(Self::Registries),
@@ -53,7 +61,7 @@ impl RegistryConfig {
     /// The credential helpers that are asked, in their order. Empty: the files of credentials alone.
     pub(super) fn credential_helpers(&self) -> &[HelperName] {
         match self {
-            Self::Docker => &[],
+            Self::Docker | Self::Containerd(_) => &[],
             Self::Registries(conf) => conf.credential_helpers(),
         }
     }
@@ -64,7 +72,7 @@ impl RegistryConfig {
     /// `Usage` where the configuration leaves none, or leaves the choice to the user.
     pub(super) fn candidates(&self, short: &ShortRef) -> Result<Vec<RegistryRef>> {
         match self {
-            Self::Docker => Ok(vec![short.at(DOCKER_HUB)?]),
+            Self::Docker | Self::Containerd(_) => Ok(vec![short.at(DOCKER_HUB)?]),
             Self::Registries(conf) => conf.candidates(short),
         }
     }
@@ -82,6 +90,7 @@ impl RegistryConfig {
                 Ok(Route { hosts: vec![HostRoute::of_registry(reference, bases, tls)] })
             }
             Self::Registries(conf) => conf.route(reference, options),
+            Self::Containerd(directory) => hosts_toml::route(directory, reference, options.plain_http),
         }
     }
 }

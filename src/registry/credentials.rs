@@ -17,6 +17,7 @@ use serde::Deserialize;
 use crate::base::{Error, ErrorKind, Result};
 
 use super::SourceOptions;
+use super::config::RegistryConfig;
 use super::credential_helper::Helper;
 use super::local_file::read_bounded;
 
@@ -86,13 +87,34 @@ enum Candidate {
 }
 
 impl Logins {
-    /// Reads the files of `options` for `repository` of the registry `host`.
+    /// Reads the files of `options` for `repository` of the registry `host`, or what the registries' configuration wants
+    /// to be asked instead (containers-registries.conf(5), `credential-helpers`).
     ///
     /// # Errors
     /// `Invalid` for a malformed file, naming it and the line; a missing one is an error only if
     /// `options` says so.
     pub(super) fn read(host: &str, repository: &str, options: &SourceOptions) -> Result<Self> {
         let mut logins = Self { candidates: Vec::new(), files: Vec::new() };
+        let config = RegistryConfig::read(options)?;
+        let helpers = config.credential_helpers();
+        // A file that the user named is asked alone.
+        if helpers.is_empty() || options.auth_files_required {
+            logins.add_files(host, repository, options)?;
+            return Ok(logins);
+        }
+        for helper in helpers {
+            if helper.is_auth_files() {
+                logins.add_files(host, repository, options)?;
+                continue;
+            }
+            let found = Helper::new(&helper.name, server_name(host), helper.file());
+            logins.candidates.push(Candidate::Helper(found.map_err(|why| helper.error(why))?));
+            logins.files.push(helper.file().to_owned());
+        }
+        Ok(logins)
+    }
+
+    fn add_files(&mut self, host: &str, repository: &str, options: &SourceOptions) -> Result<()> {
         for path in &options.auth_files {
             let bytes = match read_bounded(path, FILE_BYTES_MAX) {
                 Ok(bytes) => bytes,
@@ -101,11 +123,11 @@ impl Logins {
             };
             // Tools leave empty files behind where a login was undone.
             if !bytes.trim_ascii().is_empty() {
-                logins.candidates.extend(candidates_in(path, &bytes, host, repository)?);
+                self.candidates.extend(candidates_in(path, &bytes, host, repository)?);
             }
-            logins.files.push(path.clone());
+            self.files.push(path.clone());
         }
-        Ok(logins)
+        Ok(())
     }
 
     /// The first login there is; runs credential helpers.
@@ -212,9 +234,8 @@ fn candidates_in(path: &Path, bytes: &[u8], host: &str, repository: &str) -> Res
         malformed(error.line(), why)
     })?;
     let mut candidates = Vec::new();
-    let server = if canonical_host(host) == "docker.io" { "https://index.docker.io/v1/" } else { host };
     let helper = |name: &str, key: &str| {
-        Helper::new(name, server, path)
+        Helper::new(name, server_name(host), path)
             .map_err(|why| malformed(line_of(bytes, key), why))
             .map(Candidate::Helper)
     };
@@ -254,6 +275,11 @@ fn key_of(key: &str) -> String {
         "" | "v1" | "v2" => canonical_host(host),
         path => format!("{}/{path}", canonical_host(host)),
     }
+}
+
+/// What helpers call `host`.
+fn server_name(host: &str) -> &str {
+    if canonical_host(host) == "docker.io" { "https://index.docker.io/v1/" } else { host }
 }
 
 /// One name for Docker Hub, which has several.
@@ -352,6 +378,38 @@ mod tests {
         options.auth_files_required = true;
         let error = Logins::read("r.example", "a", &options).unwrap_err();
         assert!(error.chain().contains("/nowhere/auth.json"), "{}", error.chain());
+    }
+
+    #[test]
+    fn the_configuration_of_registries_names_helpers() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let put = |name: &str, text: &str| {
+            std::io::Write::write_all(&mut std::fs::File::create(path(name)).unwrap(), text.as_bytes())
+                .unwrap();
+        };
+        put("auth.json", r#"{"auths":{"r.example":{"username":"user","password":"1"}}}"#);
+        let mut options = SourceOptions {
+            auth_files: vec![path("auth.json")],
+            registry_config: Some(path("registries.conf")),
+            ..Default::default()
+        };
+        let kinds = |options: &SourceOptions| -> Result<String> {
+            let logins = Logins::read("r.example", "a", options)?;
+            let kind = |candidate| if matches!(candidate, &Candidate::Helper(_)) { 'h' } else { 'f' };
+            Ok(logins.candidates.iter().map(kind).collect())
+        };
+        for (list, expected) in
+            [("[]", "f"), ("['one', 'two']", "hh"), ("['one', 'containers-auth.json', 'two']", "hfh")]
+        {
+            put("registries.conf", &format!("credential-helpers = {list}"));
+            assert_eq!(kinds(&options).unwrap(), expected, "{list}");
+        }
+        put("registries.conf", "credential-helpers = [\n'../evil']");
+        let error = kinds(&options).unwrap_err().chain();
+        assert!(error.contains("registries.conf, line 2: "), "{error}");
+        options.auth_files_required = true;
+        assert_eq!(kinds(&options).unwrap(), "f");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod mounts;
 mod output;
 mod pack;
 mod progress;
+mod registry_files;
 mod settings;
 mod size;
 mod source;

@@ -149,6 +149,10 @@ pub(super) struct SourceArgs {
     /// Take credentials from this file alone [default: the files of podman and docker].
     #[arg(long, env = "REFMOUNT_AUTHFILE", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) authfile: Option<PathBuf>,
+    /// How registries are reached: a registries.conf, or a directory such as containerd's certs.d [default: podman's, else
+    /// containerd's].
+    #[arg(long, env = "REFMOUNT_REGISTRY_CONFIG", value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(super) registry_config: Option<PathBuf>,
     /// The platform wanted where there are several, or "all" for each in a directory of its own [default: this
     /// machine's].
     #[arg(long, env = "REFMOUNT_PLATFORM", value_name = "OS/ARCH[/VARIANT]|all")]

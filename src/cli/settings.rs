@@ -12,6 +12,7 @@ use crate::oci::SourceRef;
 use crate::registry::{SourceOptions, default_auth_files};
 
 use super::args::{CacheLimitArgs, GlobalArgs, LogFormat, MountArgs, PrefetchArg, SourceArgs, VerifyArg};
+use super::registry_files::RegistryFiles;
 use super::size::Floor;
 
 /// What the cache may hold unless told otherwise: the largest of today's single-node models in 8 bits, and small
@@ -96,8 +97,13 @@ pub(super) fn source(arguments: &SourceArgs) -> Result<SourceOptions> {
         .iter()
         .map(|file| std::path::absolute(file).context(|| format!("bad --authfile {}", file.display())))
         .collect::<Result<_>>()?;
+    let registry_files = RegistryFiles::find(arguments.registry_config.as_deref(), Path::new("/"), |name| {
+        std::env::var_os(name)
+    })?;
     Ok(SourceOptions {
         plain_http: arguments.plain_http,
+        registry_config: registry_files.config,
+        certificate_dirs: registry_files.certificate_dirs,
         auth_files,
         auth_files_required,
         ..SourceOptions::default()

@@ -17,7 +17,7 @@ mod shown;
 
 use std::path::PathBuf;
 
-use crate::base::{Result, ResultExt as _};
+use crate::base::{ErrorKind, Result, ResultExt as _};
 use crate::oci::{RegistryRef, ShortRef};
 
 use super::SourceOptions;
@@ -54,7 +54,12 @@ impl RegistryConfig {
             Ok(metadata) if metadata.is_dir() => Ok(Self::Containerd(path.clone())),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(what),
             // Its drop-ins may be there without it.
-            _ => RegistriesConf::read(path).map(Self::Registries),
+            _ => RegistriesConf::read(path).map(Self::Registries).map_err(|error| match error.kind() {
+                ErrorKind::NotFound => {
+                    error.context("name another configuration of registries with --registry-config")
+                }
+                _ => error,
+            }),
         }
     }
 

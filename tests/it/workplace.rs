@@ -56,6 +56,7 @@ impl Workplace {
                 command.env_remove(name);
             }
         }
+        command.env_remove("CONTAINERS_REGISTRIES_CONF");
         command.env("REFMOUNT_CACHE_DIR", self.path("cache")).env("SOURCE_DATE_EPOCH", "1700000000");
         command
     }

@@ -2,7 +2,8 @@
 //!
 //! A drop-in replaces what came before it: single settings as a whole, a `[[registry]]` by its prefix, an alias by its
 //! name, as containers/image merges them. Where this differs from it: what it would pass over is an error; a mirror that
-//! is for digests alone serves the blobs of what a tag was resolved to elsewhere.
+//! is for digests alone serves the blobs of what a tag was resolved to elsewhere; and a prefix with a tag or a digest, of
+//! which the manual speaks, is one.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

@@ -2,6 +2,7 @@
 
 mod archives;
 mod auth;
+mod configuration;
 mod faults;
 mod hostile_archives;
 mod layouts;

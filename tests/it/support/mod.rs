@@ -5,6 +5,7 @@ pub(crate) mod authority;
 pub(crate) mod connection;
 pub(crate) mod debian_image;
 pub(crate) mod docker_registry;
+pub(crate) mod empty_registries;
 pub(crate) mod extents;
 pub(crate) mod fault_registry;
 pub(crate) mod http_server;

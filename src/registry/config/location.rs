@@ -2,7 +2,7 @@
 //! rewriting of a reference from the one to the other.
 //!
 //! Names are compared as texts, part by part, with the reference's digest where it has one and else its tag, as
-//! containers/image compares them. Nothing here knows files; what is wrong comes back as the end of a sentence.
+//! containers/image compares them; but hosts in any case. Nothing here knows files; what is wrong comes back as the end of a sentence.
 
 use crate::oci::RegistryRef;
 
@@ -17,11 +17,19 @@ pub(super) type Flaw = &'static str;
 /// # Errors
 /// For what can be the beginning of no reference.
 pub(super) fn prefix(text: &str) -> Result<String, Flaw> {
-    let Some(domain) = text.strip_prefix(WILDCARD) else { return location(text) };
+    let Some(domain) = text.strip_prefix(WILDCARD) else {
+        return location(text).map(|name| with_lower_case_host(&name));
+    };
     if domain.contains(['/', '@', ':', '*']) || location(&format!("x.{domain}")).is_err() {
         return Err("a prefix with a wildcard has the form *.DOMAIN, without port or path");
     }
-    Ok(text.to_owned())
+    Ok(text.to_ascii_lowercase())
+}
+
+/// Hosts are the same in all cases, and what is blocked in one is so in all.
+fn with_lower_case_host(name: &str) -> String {
+    let (host, rest) = name.split_at(name.find('/').unwrap_or(name.len()));
+    host.to_ascii_lowercase() + rest
 }
 
 /// `text` as a location, in its canonical form.
@@ -62,9 +70,10 @@ pub(super) fn suffix(text: &str) -> &str {
 /// What prefixes are compared with.
 pub(super) fn full_name(reference: &RegistryRef) -> String {
     let RegistryRef { host, repository, tag, digest } = reference;
+    let name = with_lower_case_host(&format!("{host}/{repository}"));
     match digest {
-        Some(digest) => format!("{host}/{repository}@{digest}"),
-        None => format!("{host}/{repository}:{}", tag.as_deref().unwrap_or("latest")),
+        Some(digest) => format!("{name}@{digest}"),
+        None => format!("{name}:{}", tag.as_deref().unwrap_or("latest")),
     }
 }
 
@@ -166,6 +175,7 @@ mod tests {
             ("r.example/a/b:v1", "r.example", "m.example", Some("m.example/a/b:v1")),
             ("r.example/a/b:v1", "r.example/a", "m.example:5000/x/y", Some("m.example:5000/x/y/b:v1")),
             ("r.example/a:v1", "r.example/a:v1", "m.example/x:v1", Some("m.example/x:v1")),
+            ("R.Example/a:V1", "r.example", "m.example", Some("m.example/a:V1")),
             ("r.example:5000/a", "r.example", "m.example", Some("m.example:5000/a:latest")),
             ("r.example/a", "r.example", "docker.io", Some("docker.io/library/a:latest")),
             ("r.example/a:v1", "r.example/a", "m.example", None),

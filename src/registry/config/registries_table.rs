@@ -253,7 +253,8 @@ fn namespace(document: &Document, span: &Range<usize>, table: RegistryTable) -> 
     }
     let location = checked(document, table.location.as_ref(), "location", location::location)?;
     let prefix = checked(document, table.prefix.as_ref(), "prefix", location::prefix)?;
-    let Some(prefix) = prefix.or_else(|| location.clone()) else {
+    let own_prefix = || location.as_deref().and_then(|location| location::prefix(location).ok());
+    let Some(prefix) = prefix.or_else(own_prefix) else {
         let why = "a [[registry]] needs a prefix or a location, such as location = \"registry.example\"";
         return Err(document.error(span, why));
     };

@@ -188,6 +188,38 @@ fn what_stands_at_the_top_is_the_last_hosts() {
     }
 }
 
+/// As Spegel and Dragonfly's client write them for containerd on each node.
+#[test]
+fn files_of_node_local_mirrors() {
+    let spegel = "[host.'http://127.0.0.1:30020']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'\n\
+                  [host.'http://127.0.0.1:30020'.header]\nAuthorization = 'Basic c2VjcmV0'\n\n\
+                  [host.'http://127.0.0.1:30021']\ncapabilities = ['pull', 'resolve']\ndial_timeout = '200ms'";
+    let dragonfly = "server = \"https://r.example\"\n\n[host.\"http://127.0.0.1:4001\"]\n\
+                     capabilities = [\"pull\", \"resolve\"]\n\n[host.\"http://127.0.0.1:4001\".header]\n\
+                     X-Dragonfly-Registry = \"https://r.example\"";
+    let configured = Configured::with(&[
+        ("_default/hosts.toml", spegel),
+        ("_backup/s.example/hosts.toml", "server = ''"),
+        ("r.example/hosts.toml", dragonfly),
+    ]);
+    assert_eq!(
+        configured.shown("s.example/a").unwrap(),
+        [
+            "mirror http://127.0.0.1:30020/v2/ a ns=s.example",
+            "mirror http://127.0.0.1:30021/v2/ a ns=s.example",
+            "origin https://s.example/v2/ a"
+        ]
+    );
+    assert_eq!(
+        configured.shown("r.example/a").unwrap(),
+        ["mirror http://127.0.0.1:4001/v2/ a ns=r.example", "origin https://r.example/v2/ a"]
+    );
+    let spegel = &configured.hosts("s.example/a")[0];
+    assert!(spegel.headers["authorization"].is_sensitive());
+    assert_eq!(spegel.connect_timeout, Some(Duration::from_millis(200)));
+    assert_eq!(configured.hosts("r.example/a")[0].headers["x-dragonfly-registry"], "https://r.example");
+}
+
 #[test]
 fn the_order_is_the_files() {
     let text = "[host.'https://z.example'.header]\na = 'b'\n[host.'https://z.example']\n[host.'https://a.example']\n\

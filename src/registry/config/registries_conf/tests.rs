@@ -207,7 +207,7 @@ fn a_mirror_on_the_registrys_own_host_is_sent_no_namespace() {
 #[test]
 fn what_is_blocked_is_refused_with_the_place() {
     let conf = Configured::of(
-        "[[registry]]\nlocation = 'r.example'\nblocked = true\n[[registry]]\nlocation = 'r.example/a'",
+        "[[registry]]\nlocation = 'R.example'\nblocked = true\n[[registry]]\nlocation = 'r.example/a'",
     );
     let error = conf.route("r.example/b").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
@@ -217,6 +217,11 @@ fn what_is_blocked_is_refused_with_the_place() {
         error.chain()
     );
     assert!(conf.route("r.example:5000/b").is_err());
+    assert!(conf.route("R.example/b").is_err());
+    let hub = Configured::of("[[registry]]\nlocation = 'docker.io'\nblocked = true");
+    for name in ["docker.io/alpine", "index.docker.io/alpine", "index.docker.io/library/alpine"] {
+        assert!(hub.route(name).is_err(), "{name}");
+    }
     conf.route("r.example/a/b").unwrap();
 }
 

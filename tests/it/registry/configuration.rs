@@ -107,8 +107,11 @@ async fn registries_are_asked_in_the_order_in_which_skopeo_asks_them() {
     assert!(asked > CONFIGURATIONS.len(), "skopeo asked {asked} times only");
 }
 
-/// Directories of certs.d with their `hosts.toml`, a reference, and the requests that follow.
-const HOSTS: &[(&[(&str, &str)], &str, &[&str])] = &[
+/// Directories of certs.d with their `hosts.toml`.
+type Directories = &'static [(&'static str, &'static str)];
+
+/// Directories, a reference, and the requests that follow.
+const HOSTS: &[(Directories, &str, &[&str])] = &[
     (&[], "{A}/m:v1", &["A /v2/m/manifests/v1"]),
     (
         &[("{A}", "[host.'http://{C}']\n[host.'http://{B}/x']\ncapabilities = ['pull', 'resolve']")],
@@ -175,6 +178,30 @@ async fn a_mirror_serves_what_cannot_be_had_from_the_registry() {
     let source = refmount::registry::open(&reference, &options).unwrap();
     assert_eq!(source.resolve().await.unwrap().bytes, artifact.manifest);
     assert_reads(&*source, &artifact, 5..70_000).await;
+}
+
+#[test]
+fn the_examples_of_the_documentation_work() {
+    let document = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let examples: Vec<&str> =
+        document.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(examples.len(), 3);
+    for example in examples {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, config) = match example.starts_with("[[registry]]") {
+            true => ("registries.conf", "registries.conf"),
+            false => ("certs.d/registry.example/hosts.toml", "certs.d"),
+        };
+        let file = directory.path().join(file);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        durable::write(&file, example.as_bytes()).unwrap();
+        let options = SourceOptions { registry_config: Some(directory.path().join(config)), ..options() };
+        let source = refmount::registry::open(&"registry.example/m".parse().unwrap(), &options).unwrap();
+        let hosts: Vec<(String, bool)> =
+            source.hosts().into_iter().map(|host| (host.host, host.is_mirror)).collect();
+        assert!(hosts[0].0.starts_with("127.0.0.1:") && hosts[0].1, "{hosts:?} from {example}");
+        assert_eq!(hosts[1..], [("registry.example".to_owned(), false)], "{example}");
+    }
 }
 
 #[test]

@@ -71,7 +71,8 @@ async fn read(layer: &Arc<Layer>) -> Result<Option<Stage>> {
         match read_once(layer, &mut turn, probed).await {
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
                 let elsewhere = layer.sources.distrust(&layer.blob);
-                if !elsewhere && !(is_about_bytes(&error, probed) && attempt < ATTEMPTS_MAX) {
+                let once_more = is_about_bytes(&error, probed) && attempt < ATTEMPTS_MAX;
+                if !elsewhere && !once_more {
                     return Err(error).context(in_layer);
                 }
                 tracing::warn!(digest = %layer.blob, error = error.chain(), "reading the layer once more");

@@ -18,7 +18,6 @@ const MIRROR_RATE: &str = "limit_rate 2m;";
 const READ_FIRST: usize = 2 * MIB as usize;
 
 #[test]
-#[ignore = "needs hosts.toml"]
 fn a_mirror_killed_in_the_middle_of_a_file_is_followed_by_its_registry() {
     let Origin { registry, artifact } = origin();
     let mirror = DockerRegistry::mirror_of(registry.host());

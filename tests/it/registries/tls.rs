@@ -114,7 +114,6 @@ pub(super) fn put_hosts(site: &Site, text: &str, files: &[PathBuf]) -> &'static 
 }
 
 #[test]
-#[ignore = "needs hosts.toml"]
 fn tls_with_private_authority() {
     let registry = Secured::start(false);
     let site = registry.site();
@@ -127,7 +126,6 @@ fn tls_with_private_authority() {
 }
 
 #[test]
-#[ignore = "needs hosts.toml"]
 fn tls_with_the_certificate_of_a_client() {
     let registry = Secured::start(true);
     let site = registry.site();

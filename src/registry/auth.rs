@@ -2,7 +2,9 @@
 //!
 //! A [`Grant`] is one header with its generation. The first one is empty; a 401 leads to the next
 //! generation, and however many requests were refused with one generation, they share one request for the
-//! next. A grant that was refused before it was ever accepted is not renewed: the credentials are wrong.
+//! next. What a grant is made of is read from the files of credentials when it is made. A grant that was refused before
+//! it was ever accepted is not renewed, and a token server that has refused is not asked again: the credentials are
+//! wrong. They may be right once the files have changed, or after a pause.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +18,7 @@ use url::Url;
 use crate::base::{Error, ErrorKind, Result, clock};
 
 use super::challenge::Challenge;
-use super::credentials::{Logins, Secret};
+use super::credentials::{Logins, Secret, Stamp};
 use super::endpoint::shown_host;
 use super::token::{TokenRequest, basic_header};
 use super::transport::Transport;
@@ -27,6 +29,11 @@ const GENERATIONS_KEPT: u64 = 4;
 /// After a renewal failed, how long the old grant is used before the next attempt: long enough not to delay
 /// every request, short enough for several attempts within the renewal margin.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long what was refused is left alone while the files of credentials stay the same. What a helper answers
+/// changes without a trace, and rights are granted in a registry; whoever waits for either looks again after about a
+/// minute. More often, a wrong password would be tried until the account is locked.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
 /// Asks for proof on behalf of one repository.
 #[derive(Debug)]
@@ -48,6 +55,29 @@ struct State {
     challenge: Option<(Challenge, Url)>,
     /// What the last grant was made of, for errors.
     used: String,
+    /// Why there is no next grant.
+    refusal: Option<Refusal>,
+}
+
+/// When something was made of the files of credentials, and what they were then.
+#[derive(Debug, Default)]
+struct Made {
+    at: Option<Instant>,
+    files: Stamp,
+}
+
+impl Made {
+    /// Whether another attempt at `now`, when the files are `files`, may go otherwise.
+    fn is_outdated(&self, now: Instant, files: &Stamp) -> bool {
+        *files != self.files || self.at.is_none_or(|at| now >= at + REFUSED_PAUSE)
+    }
+}
+
+/// The error of an attempt that should not be repeated as it was.
+#[derive(Clone, Debug)]
+struct Refusal {
+    error: Error,
+    made: Arc<Made>,
 }
 
 /// How a host wants to be asked, and what it was sent; nothing of it is secret.
@@ -81,17 +111,20 @@ pub(super) struct Grant {
     expires_at: Option<Instant>,
     renew_at: Mutex<Option<Instant>>,
     accepted: AtomicBool,
+    made: Arc<Made>,
 }
 
 impl Grant {
-    fn new(generation: u64, header: Option<HeaderValue>, times: Option<(Instant, Instant)>) -> Arc<Self> {
-        Arc::new(Self {
-            generation,
-            header,
-            expires_at: times.map(|(_, expires_at)| expires_at),
-            renew_at: Mutex::new(times.map(|(renew_at, _)| renew_at)),
+    /// The first one.
+    fn none() -> Self {
+        Self {
+            generation: 0,
+            header: None,
+            expires_at: None,
+            renew_at: Mutex::default(),
             accepted: AtomicBool::new(false),
-        })
+            made: Arc::default(),
+        }
     }
 
     /// What to send as `Authorization`.
@@ -121,8 +154,12 @@ impl Grant {
 impl Authority {
     /// The authority for pulling from `repository` of `host`.
     pub(super) fn new(host: &str, repository: &str, logins: Logins, patience: Duration) -> Self {
-        let state =
-            State { current: Grant::new(0, None, None), challenge: None, used: "no credentials".to_owned() };
+        let state = State {
+            current: Arc::new(Grant::none()),
+            challenge: None,
+            used: "no credentials".to_owned(),
+            refusal: None,
+        };
         Self {
             host: host.to_owned(),
             scope: format!("repository:{repository}:pull"),
@@ -137,8 +174,8 @@ impl Authority {
         }
     }
 
-    /// The grant to send now, renewed if it is about to end. As long as it has not ended, it outlives a token
-    /// server that cannot be reached.
+    /// The grant to send now, renewed if it is about to end. As long as it has not ended, it outlives whatever goes
+    /// wrong with the next one.
     ///
     /// # Errors
     /// Those of obtaining one.
@@ -148,7 +185,7 @@ impl Authority {
             return Ok(grant);
         }
         match self.next_after(&grant, transport).await {
-            Err(error) if error.kind().is_transient() && !grant.is_expired() => {
+            Err(error) if !grant.is_expired() => {
                 let error = error.chain();
                 tracing::warn!(host = %self.host, %error, "token not renewed, the old one holds");
                 grant.postpone();
@@ -173,7 +210,7 @@ impl Authority {
         let overtaken = self.with_state(|state| state.current.generation > refused.generation);
         // What was never accepted is wrong, not old.
         let is_new = refused.generation > 0 && !refused.accepted.load(Ordering::Relaxed);
-        if is_new && !overtaken {
+        if is_new && !overtaken && !self.is_outdated(&refused.made).await {
             return Ok(None);
         }
         match Challenge::choose(headers) {
@@ -235,6 +272,12 @@ impl Authority {
         if current.generation > old.generation {
             return Ok(current);
         }
+        let refusal = self.with_state(|state| state.refusal.clone());
+        if let Some(refusal) = refusal
+            && !self.is_outdated(&refusal.made).await
+        {
+            return Err(refusal.error);
+        }
         let generation = old.generation + 1;
         let made = self.pending.try_get_with(generation, self.obtain(generation, transport)).await;
         let grant = made.map_err(|error| Error::clone(&error))?;
@@ -246,40 +289,70 @@ impl Authority {
         Ok(grant)
     }
 
-    async fn obtain(&self, generation: u64, transport: &Transport) -> Result<Arc<Grant>> {
-        let made = tokio::time::timeout(self.patience, self.make(generation, transport)).await;
-        made.unwrap_or_else(|_| {
-            let seconds = self.patience.as_secs();
-            let message = format!("{}: no token within {seconds} s", self.host);
-            Err(Error::new(ErrorKind::TimedOut, message))
-        })
-        .map_err(|error| match error.kind() {
-            ErrorKind::Unauthorized => error.context(format!("{} refused: {}", self.host, self.advice())),
-            _ => error.context(format!("cannot authenticate to {}", self.host)),
-        })
+    async fn is_outdated(&self, made: &Made) -> bool {
+        made.is_outdated(clock::now(), &self.logins.stamp().await)
     }
 
-    async fn make(&self, generation: u64, transport: &Transport) -> Result<Arc<Grant>> {
-        let login = self.logins.find().await?;
+    async fn obtain(&self, generation: u64, transport: &Transport) -> Result<Arc<Grant>> {
+        let work = async {
+            // Before they are read: a change in between counts as one after it.
+            let made = Arc::new(Made { at: Some(clock::now()), files: self.logins.stamp().await });
+            (self.make(generation, Arc::clone(&made), transport).await, made)
+        };
+        let Ok((result, made)) = tokio::time::timeout(self.patience, work).await else {
+            let seconds = self.patience.as_secs();
+            let error =
+                Error::new(ErrorKind::TimedOut, format!("{}: no token within {seconds} s", self.host));
+            return Err(self.explained(error));
+        };
+        let result = result.map(Arc::new).map_err(|error| self.explained(error));
+        let refusal = match &result {
+            Err(error) if error.kind() == ErrorKind::Unauthorized => {
+                Some(Refusal { error: error.clone(), made })
+            }
+            _ => None,
+        };
+        self.with_state(|state| state.refusal = refusal);
+        result
+    }
+
+    fn explained(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::Unauthorized => error.context(format!("{} refused: {}", self.host, self.advice())),
+            _ => error.context(format!("cannot authenticate to {}", self.host)),
+        }
+    }
+
+    async fn make(&self, generation: u64, made: Arc<Made>, transport: &Transport) -> Result<Grant> {
+        let said = self.logins.read().await?;
+        let login = said.find().await?;
         let used = match &login {
             Some(login) => format!("the credentials from {} were", login.file.display()),
-            None => format!("no credentials for it are in {}, none were", self.logins.files()),
+            None => format!("no credentials for it are in {}, none were", said.files()),
         };
-        self.with_state(|state| state.used = used);
+        self.with_state(|state| {
+            state.used = used;
+        });
         let secret = login.as_ref().map(|login| &login.secret);
         let wanted =
             |what: &str| Err(Error::new(ErrorKind::Unauthorized, format!("{} wants {what}", self.host)));
+        let grant = Grant { generation, made, ..Grant::none() };
         match self.with_state(|state| state.challenge.clone()) {
             Some((Challenge::Bearer { realm, service }, registry)) => {
                 let service = service.as_deref();
                 let request =
                     TokenRequest { realm: &realm, service, scope: &self.scope, registry: &registry, secret };
                 let token = request.send(transport).await?;
-                Ok(Grant::new(generation, Some(token.header), Some((token.renew_at, token.expires_at))))
+                Ok(Grant {
+                    header: Some(token.header),
+                    expires_at: Some(token.expires_at),
+                    renew_at: Mutex::new(Some(token.renew_at)),
+                    ..grant
+                })
             }
             Some((Challenge::Basic, _)) => match secret {
                 Some(Secret::Password { username, password }) => {
-                    Ok(Grant::new(generation, Some(basic_header(username, password)?), None))
+                    Ok(Grant { header: Some(basic_header(username, password)?), ..grant })
                 }
                 Some(Secret::IdentityToken(_)) => {
                     wanted("user and password, not the identity token there is")
@@ -293,5 +366,18 @@ impl Authority {
     /// The lock is never held across an await.
     fn with_state<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_is_tried_again_after_a_pause() {
+        let at = clock::now();
+        let made = Made { at: Some(at), files: Stamp::default() };
+        assert!(!made.is_outdated(at + REFUSED_PAUSE - Duration::from_millis(1), &Stamp::default()));
+        assert!(made.is_outdated(at + REFUSED_PAUSE, &Stamp::default()));
     }
 }

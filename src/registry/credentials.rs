@@ -1,24 +1,23 @@
-//! The credential files of Docker and podman: which one knows a repository, and what it says.
+//! The credentials for one repository: in which files they are looked for, and what these say at the moment.
 //!
-//! Assumes that the files are the user's own. They are read once, when a source is opened; credential
-//! helpers are run when a registry asks (see [`super::credential_helper`]). Secrets never reach an error or
-//! a log: errors name the file, the line and the key, never a value.
+//! Assumes that the files are the user's own. They are read when a source is opened, to find what is wrong with them
+//! early, and again each time that something is to be made of them: a mount outlives its password. Credential helpers
+//! are run only then (see [`super::credential_helper`]). Secrets never reach an error or a log: errors name the file,
+//! the line and the key, never a value.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
-
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use serde::Deserialize;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::base::{Error, ErrorKind, Result};
 
 use super::SourceOptions;
-use super::config::RegistryConfig;
+use super::config::{HelperName, RegistryConfig};
+use super::credential_file;
 use super::credential_helper::Helper;
+use super::credential_key::server_name;
 use super::local_file::read_bounded;
 
 /// Bytes of a credential file; one with a thousand registries has a tenth of that.
@@ -26,12 +25,6 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The user name by which files and helpers mark a secret as an identity token.
 const IDENTITY_TOKEN_USER: &str = "<token>";
-
-/// `auth` fields come with and without padding.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// What proves who we are.
 #[derive(Clone, PartialEq, Eq)]
@@ -71,65 +64,152 @@ pub(super) struct Login {
     pub(super) file: PathBuf,
 }
 
-/// All that the credential files say about one repository.
+/// One of the ways to a login that a file names.
 #[derive(Debug)]
+pub(super) enum Candidate {
+    Known(Login),
+    Helper(Helper),
+}
+
+/// Where the login for one repository is looked for.
+#[derive(Clone, Debug)]
 pub(super) struct Logins {
+    place: Arc<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    host: String,
+    repository: String,
+    /// In the order in which they are asked.
+    files: Vec<PathBuf>,
+    are_required: bool,
+    /// What the registries' configuration wants to be asked instead of the files, or with them among it; none: the files
+    /// alone (containers-registries.conf(5), `credential-helpers`).
+    helpers: Vec<HelperName>,
+}
+
+/// All that the files say about one repository at one time.
+#[derive(Debug)]
+pub(super) struct Said {
     /// In the order in which they are tried.
     candidates: Vec<Candidate>,
     /// The files that were read, for errors.
     files: Vec<PathBuf>,
 }
 
-#[derive(Debug)]
-enum Candidate {
-    Known(Login),
-    Helper(Helper),
+/// What changes when a file of credentials is written to or replaced, for each of the files; none of one that is
+/// missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamp(Vec<Option<FileStamp>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileStamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified_seconds: i64,
+    modified_nanoseconds: i64,
 }
 
 impl Logins {
-    /// Reads the files of `options` for `repository` of the registry `host`, or what the registries' configuration wants
-    /// to be asked instead (containers-registries.conf(5), `credential-helpers`).
+    /// The files of `options`, for `repository` of the registry `host`. Reads them.
     ///
     /// # Errors
     /// `Invalid` for a malformed file, naming it and the line; a missing one is an error only if
     /// `options` says so.
-    pub(super) fn read(host: &str, repository: &str, options: &SourceOptions) -> Result<Self> {
-        let mut logins = Self { candidates: Vec::new(), files: Vec::new() };
-        let config = RegistryConfig::read(options)?;
-        let helpers = config.credential_helpers();
+    pub(super) fn open(host: &str, repository: &str, options: &SourceOptions) -> Result<Self> {
         // A file that the user named is asked alone.
-        if helpers.is_empty() || options.auth_files_required {
-            logins.add_files(host, repository, options)?;
-            return Ok(logins);
-        }
-        for helper in helpers {
-            if helper.is_auth_files() {
-                logins.add_files(host, repository, options)?;
-                continue;
-            }
-            let found = Helper::new(&helper.name, server_name(host), helper.file());
-            logins.candidates.push(Candidate::Helper(found.map_err(|why| helper.error(why))?));
-            logins.files.push(helper.file().to_owned());
-        }
-        Ok(logins)
+        let helpers = match options.auth_files_required {
+            true => Vec::new(),
+            false => RegistryConfig::read(options)?.credential_helpers().to_vec(),
+        };
+        let place = Place {
+            host: host.to_owned(),
+            repository: repository.to_owned(),
+            files: options.auth_files.clone(),
+            are_required: options.auth_files_required,
+            helpers,
+        };
+        place.read()?;
+        Ok(Self { place: Arc::new(place) })
     }
 
-    fn add_files(&mut self, host: &str, repository: &str, options: &SourceOptions) -> Result<()> {
-        for path in &options.auth_files {
+    /// What the files say now.
+    ///
+    /// # Errors
+    /// `Unauthorized` for a file that is malformed or cannot be read: without it, what the registry wants is not there.
+    pub(super) async fn read(&self) -> Result<Said> {
+        let place = Arc::clone(&self.place);
+        let said = off_thread(move || place.read()).await?;
+        said.map_err(|error| Error::with_source(ErrorKind::Unauthorized, "no credentials can be had", error))
+    }
+
+    /// What tells whether the files are still what they were.
+    pub(super) async fn stamp(&self) -> Stamp {
+        let place = Arc::clone(&self.place);
+        // One that cannot be taken is another one than before, which costs an attempt.
+        off_thread(move || place.stamp()).await.unwrap_or_default()
+    }
+}
+
+/// A file may lie on a disk that does not answer.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::new(ErrorKind::Io, format!("reading the credentials broke off: {error}")))
+}
+
+impl Place {
+    fn read(&self) -> Result<Said> {
+        let mut said = Said { candidates: Vec::new(), files: Vec::new() };
+        if self.helpers.is_empty() {
+            self.read_files(&mut said)?;
+        }
+        for helper in &self.helpers {
+            if helper.is_auth_files() {
+                self.read_files(&mut said)?;
+                continue;
+            }
+            let found = Helper::new(&helper.name, server_name(&self.host), helper.file());
+            said.candidates.push(Candidate::Helper(found.map_err(|why| helper.error(why))?));
+            said.files.push(helper.file().to_owned());
+        }
+        Ok(said)
+    }
+
+    fn read_files(&self, said: &mut Said) -> Result<()> {
+        for path in &self.files {
             let bytes = match read_bounded(path, FILE_BYTES_MAX) {
                 Ok(bytes) => bytes,
-                Err(error) if error.kind() == ErrorKind::NotFound && !options.auth_files_required => continue,
+                Err(error) if error.kind() == ErrorKind::NotFound && !self.are_required => continue,
                 Err(error) => return Err(error.context("cannot use the credentials file")),
             };
             // Tools leave empty files behind where a login was undone.
             if !bytes.trim_ascii().is_empty() {
-                self.candidates.extend(candidates_in(path, &bytes, host, repository)?);
+                let found = credential_file::candidates(path, &bytes, &self.host, &self.repository)?;
+                said.candidates.extend(found);
             }
-            self.files.push(path.clone());
+            said.files.push(path.clone());
         }
         Ok(())
     }
 
+    fn stamp(&self) -> Stamp {
+        let stamp = |path: &PathBuf| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some(FileStamp {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+                bytes: metadata.len(),
+                modified_seconds: metadata.mtime(),
+                modified_nanoseconds: metadata.mtime_nsec(),
+            })
+        };
+        Stamp(self.files.iter().map(stamp).collect())
+    }
+}
+
+impl Said {
     /// The first login there is; runs credential helpers.
     ///
     /// # Errors
@@ -165,218 +245,40 @@ pub fn default_auth_files(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Pa
     }
     let home = directory("HOME");
     let below_home = |rest: &str| home.as_ref().map(|home| home.join(rest));
+    let runtime = directory("XDG_RUNTIME_DIR").map(|directory| directory.join("containers"));
     let configuration = directory("XDG_CONFIG_HOME").or_else(|| below_home(".config"));
     let docker = directory("DOCKER_CONFIG").or_else(|| below_home(".docker"));
+    // Where there is no session, as for root and for services.
+    let runtime = runtime
+        .unwrap_or_else(|| PathBuf::from(format!("/run/containers/{}", rustix::process::getuid().as_raw())));
     [
-        directory("XDG_RUNTIME_DIR").map(|directory| directory.join("containers/auth.json")),
+        Some(runtime.join("auth.json")),
         configuration.map(|directory| directory.join("containers/auth.json")),
         docker.map(|directory| directory.join("config.json")),
+        below_home(".dockercfg"),
     ]
     .into_iter()
     .flatten()
     .collect()
 }
 
-#[derive(Deserialize)]
-struct AuthFile {
-    auths: Option<BTreeMap<String, Entry>>,
-    #[serde(rename = "credHelpers")]
-    helpers: Option<BTreeMap<String, String>>,
-    #[serde(rename = "credsStore")]
-    store: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    auth: Option<String>,
-    username: Option<String>,
-    password: Option<String>,
-    identitytoken: Option<String>,
-}
-
-impl Entry {
-    /// The secret; nothing for an entry that only remembers that a store has it.
-    ///
-    /// # Errors
-    /// What is wrong with it, without its content.
-    fn secret(&self) -> Result<Option<Secret>, &'static str> {
-        fn given(field: &Option<String>) -> Option<&String> {
-            field.as_ref().filter(|text| !text.is_empty())
-        }
-        if let Some(token) = given(&self.identitytoken) {
-            return Ok(Some(Secret::IdentityToken(token.clone())));
-        }
-        if let Some(auth) = given(&self.auth) {
-            let bytes = BASE64.decode(auth.trim()).map_err(|_| "the field auth is not base64")?;
-            let text = String::from_utf8(bytes).map_err(|_| "the field auth is not text")?;
-            let (username, password) = text.split_once(':').ok_or("the field auth lacks a colon")?;
-            // Docker pads some of its own with NUL.
-            return Ok(Some(Secret::new(username.into(), password.trim_end_matches('\0').into())));
-        }
-        Ok(given(&self.username)
-            .zip(self.password.as_ref())
-            .map(|(username, password)| Secret::new(username.clone(), password.clone())))
-    }
-}
-
-/// What one file says, in the order in which it counts: a helper named for this registry, an entry, the
-/// store for all.
-fn candidates_in(path: &Path, bytes: &[u8], host: &str, repository: &str) -> Result<Vec<Candidate>> {
-    let malformed = |line: usize, why: &str| {
-        Error::new(
-            ErrorKind::Invalid,
-            format!("malformed credentials file {}, line {line}: {why}", path.display()),
-        )
-    };
-    // The parser's own message may quote the value that it did not expect.
-    let file: AuthFile = serde_json::from_slice(bytes).map_err(|error| {
-        let why = if error.is_data() { "a field is not what it should be" } else { "not valid JSON" };
-        malformed(error.line(), why)
-    })?;
-    let mut candidates = Vec::new();
-    let helper = |name: &str, key: &str| {
-        Helper::new(name, server_name(host), path)
-            .map_err(|why| malformed(line_of(bytes, key), why))
-            .map(Candidate::Helper)
-    };
-    for (key, name) in file.helpers.iter().flatten() {
-        if key_of(key) == canonical_host(host) && !name.is_empty() {
-            candidates.push(helper(name, key)?);
-        }
-    }
-    let entries = file.auths.unwrap_or_default();
-    'entries: for wanted in keys_for(host, repository) {
-        for (key, entry) in entries.iter().filter(|(key, _)| key_of(key) == wanted) {
-            if let Some(secret) = entry.secret().map_err(|why| malformed(line_of(bytes, key), why))? {
-                candidates.push(Candidate::Known(Login { secret, file: path.to_owned() }));
-                break 'entries;
-            }
-        }
-    }
-    if let Some(name) = file.store.filter(|name| !name.is_empty()) {
-        candidates.push(helper(&name, "credsStore")?);
-    }
-    Ok(candidates)
-}
-
-/// `host/ns/repo`, `host/ns`, `host`: the most specific key first, as podman looks them up.
-fn keys_for(host: &str, repository: &str) -> Vec<String> {
-    let host = canonical_host(host);
-    let whole = format!("{host}/{repository}");
-    let cuts = whole.rmatch_indices('/').map(|(place, _)| whole[..place].to_owned());
-    std::iter::once(whole.clone()).chain(cuts).collect()
-}
-
-/// The canonical form of a key: without the scheme and the API version that Docker's tools write.
-fn key_of(key: &str) -> String {
-    let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
-    let (host, path) = key.split_once('/').unwrap_or((key, ""));
-    match path.trim_end_matches('/') {
-        "" | "v1" | "v2" => canonical_host(host),
-        path => format!("{}/{path}", canonical_host(host)),
-    }
-}
-
-/// What helpers call `host`.
-fn server_name(host: &str) -> &str {
-    if canonical_host(host) == "docker.io" { "https://index.docker.io/v1/" } else { host }
-}
-
-/// One name for Docker Hub, which has several.
-fn canonical_host(host: &str) -> String {
-    match host.to_ascii_lowercase().as_str() {
-        "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
-        other => other.to_owned(),
-    }
-}
-
-/// The line on which the JSON key `key` first stands.
-fn line_of(bytes: &[u8], key: &str) -> usize {
-    let quoted = serde_json::Value::from(key).to_string();
-    let text = String::from_utf8_lossy(bytes);
-    let place = text.find(&quoted).unwrap_or(0);
-    text[..place].matches('\n').count() + 1
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::base::durable;
 
-    fn login(text: &str, host: &str, repository: &str) -> Result<Option<Secret>> {
-        let candidates = candidates_in(Path::new("/auth.json"), text.as_bytes(), host, repository)?;
-        Ok(candidates.into_iter().find_map(|candidate| match candidate {
-            Candidate::Known(login) => Some(login.secret),
-            Candidate::Helper(_) => None,
-        }))
-    }
-
-    fn password(username: &str, password: &str) -> Option<Secret> {
-        Some(Secret::Password { username: username.into(), password: password.into() })
-    }
-
-    #[test]
-    fn the_most_specific_key_counts() {
-        let text = r#"{"auths":{
-            "r.example":{"username":"host","password":"1"},
-            "r.example/a":{"username":"namespace","password":"2"},
-            "r.example/a/b":{"username":"repository","password":"3"},
-            "r.example/a/bc":{"username":"other","password":"4"}}}"#;
-        for (repository, user, secret) in
-            [("a/b", "repository", "3"), ("a/c", "namespace", "2"), ("ab/c", "host", "1"), ("z", "host", "1")]
-        {
-            assert_eq!(login(text, "r.example", repository).unwrap(), password(user, secret), "{repository}");
-        }
-        assert_eq!(login(text, "r.example:5000", "a/b").unwrap(), None);
-    }
-
-    #[test]
-    fn keys_as_dockers_tools_write_them() {
-        // "user:pass:word", without padding where it could have some.
-        for key in ["https://index.docker.io/v1/", "docker.io", "http://docker.io/v2", "INDEX.docker.io"] {
-            let text = format!(r#"{{"auths":{{"{key}":{{"auth":"dXNlcjpwYXNzOndvcmQ"}}}}}}"#);
-            assert_eq!(login(&text, "docker.io", "library/alpine").unwrap(), password("user", "pass:word"));
-        }
-    }
-
-    #[test]
-    fn identity_tokens_in_both_spellings() {
-        for entry in [r#"{"auth":"dTpw","identitytoken":"T"}"#, r#"{"username":"<token>","password":"T"}"#] {
-            let text = format!(r#"{{"auths":{{"r.example":{entry}}}}}"#);
-            assert_eq!(login(&text, "r.example", "a").unwrap(), Some(Secret::IdentityToken("T".into())));
-        }
-    }
-
-    #[test]
-    fn an_entry_without_a_secret_is_left_to_the_store() {
-        let text = r#"{"auths":{"r.example":{}},"credHelpers":null,"credsStore":"desktop"}"#;
-        let candidates = candidates_in(Path::new("/c.json"), text.as_bytes(), "r.example", "a").unwrap();
-        assert!(matches!(&candidates[..], [Candidate::Helper(_)]), "{candidates:?}");
-    }
-
-    #[test]
-    fn a_malformed_file_is_an_error_with_its_line_and_without_its_secrets() {
-        for (text, line) in [
-            ("{\n\"auths\":{\n\"r.example\":{\"auth\":\"!hunter2!\"}}}", 3),
-            ("{\n\"auths\":{\"r.example\":{\"auth\":[\"hunter2\"]}}}", 2),
-            ("{\n\"auths\":\n\"hunter2\"}", 3),
-            ("hunter2", 1),
-            ("{\n\"credHelpers\":{\n\"r.example\":\"../hunter2\"}}", 3),
-        ] {
-            let error = login(text, "r.example", "a").unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Invalid);
-            let shown = error.chain();
-            assert!(shown.contains(&format!("/auth.json, line {line}: ")), "{shown}");
-            assert!(!shown.contains("hunter2"), "{shown}");
-        }
+    fn options(files: &[PathBuf]) -> SourceOptions {
+        SourceOptions { auth_files: files.to_vec(), ..Default::default() }
     }
 
     #[test]
     fn a_missing_file_matters_only_when_it_was_named() {
-        let mut options =
-            SourceOptions { auth_files: vec!["/nowhere/auth.json".into()], ..Default::default() };
-        Logins::read("r.example", "a", &options).unwrap();
+        let mut options = options(&["/nowhere/auth.json".into()]);
+        Logins::open("r.example", "a", &options).unwrap();
         options.auth_files_required = true;
-        let error = Logins::read("r.example", "a", &options).unwrap_err();
+        let error = Logins::open("r.example", "a", &options).unwrap_err();
         assert!(error.chain().contains("/nowhere/auth.json"), "{}", error.chain());
     }
 
@@ -384,20 +286,14 @@ mod tests {
     fn the_configuration_of_registries_names_helpers() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
-        let put = |name: &str, text: &str| {
-            std::io::Write::write_all(&mut std::fs::File::create(path(name)).unwrap(), text.as_bytes())
-                .unwrap();
-        };
+        let put = |name: &str, text: &str| durable::write(&path(name), text.as_bytes()).unwrap();
         put("auth.json", r#"{"auths":{"r.example":{"username":"user","password":"1"}}}"#);
-        let mut options = SourceOptions {
-            auth_files: vec![path("auth.json")],
-            registry_config: Some(path("registries.conf")),
-            ..Default::default()
-        };
+        let mut options =
+            SourceOptions { registry_config: Some(path("registries.conf")), ..options(&[path("auth.json")]) };
         let kinds = |options: &SourceOptions| -> Result<String> {
-            let logins = Logins::read("r.example", "a", options)?;
+            let said = Logins::open("r.example", "a", options)?.place.read()?;
             let kind = |candidate| if matches!(candidate, &Candidate::Helper(_)) { 'h' } else { 'f' };
-            Ok(logins.candidates.iter().map(kind).collect())
+            Ok(said.candidates.iter().map(kind).collect())
         };
         for (list, expected) in
             [("[]", "f"), ("['one', 'two']", "hh"), ("['one', 'containers-auth.json', 'two']", "hfh")]
@@ -412,6 +308,30 @@ mod tests {
         assert_eq!(kinds(&options).unwrap(), "f");
     }
 
+    #[tokio::test]
+    async fn the_files_are_read_again_each_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("auth.json");
+        let put = |password: &str| {
+            let text = format!(r#"{{"auths":{{"r.example":{{"username":"u","password":"{password}"}}}}}}"#);
+            durable::write(&file, text.as_bytes()).unwrap();
+        };
+        put("one");
+        let logins = Logins::open("r.example", "a", &options(std::slice::from_ref(&file))).unwrap();
+        let stamp = logins.stamp().await;
+        assert_eq!(logins.stamp().await, stamp);
+        put("two");
+        assert_ne!(logins.stamp().await, stamp);
+        let login = logins.read().await.unwrap().find().await.unwrap().unwrap();
+        assert_eq!(login.secret, Secret::Password { username: "u".into(), password: "two".into() });
+        durable::write(&file, b"{").unwrap();
+        let error = logins.read().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthorized);
+        assert!(error.chain().contains("auth.json, line 1"), "{}", error.chain());
+        std::fs::remove_file(&file).unwrap();
+        assert!(logins.read().await.unwrap().find().await.unwrap().is_none());
+    }
+
     #[test]
     fn where_the_files_are() {
         let files = |variables: &[(&str, &str)]| {
@@ -422,9 +342,15 @@ mod tests {
         assert_eq!(files(&[("HOME", "/h"), ("REGISTRY_AUTH_FILE", "/f")]), [PathBuf::from("/f")]);
         assert_eq!(
             files(&[("HOME", "/h"), ("XDG_RUNTIME_DIR", "/run"), ("REGISTRY_AUTH_FILE", "")]),
-            ["/run/containers/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json"]
-                .map(PathBuf::from)
+            [
+                "/run/containers/auth.json",
+                "/h/.config/containers/auth.json",
+                "/h/.docker/config.json",
+                "/h/.dockercfg"
+            ]
+            .map(PathBuf::from)
         );
-        assert_eq!(files(&[("DOCKER_CONFIG", "/d")]), [PathBuf::from("/d/config.json")]);
+        let own = format!("/run/containers/{}/auth.json", rustix::process::getuid().as_raw());
+        assert_eq!(files(&[("DOCKER_CONFIG", "/d")]), [own.into(), PathBuf::from("/d/config.json")]);
     }
 }

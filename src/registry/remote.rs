@@ -55,7 +55,7 @@ impl Remote {
     /// `Invalid` for a malformed credential file, `NotFound` for a missing one that is required.
     pub(super) fn open(route: HostRoute, options: &SourceOptions) -> Result<Self> {
         let HostRoute { host, repository, .. } = &route;
-        let logins = Logins::read(host, repository, options)?;
+        let logins = Logins::open(host, repository, options)?;
         let patience = Patience::with(&route, options);
         Ok(Self {
             endpoint: Endpoint::new(route.bases.clone()),

@@ -1,6 +1,6 @@
 //! What a registry wants to see, and what it gets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,13 +19,17 @@ const PASSWORD: &str = "hush-hush-password";
 fn with_entry(registry: &FaultRegistry, entry: Value) -> (SourceOptions, PathBuf, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("auth.json");
-    let text = json!({ "auths": { registry.host(): entry } }).to_string();
-    durable::write(&file, text.as_bytes()).unwrap();
+    put_entry(&file, registry, entry);
     (
         SourceOptions { auth_files: vec![file.clone()], auth_files_required: true, ..options() },
         file,
         directory,
     )
+}
+
+fn put_entry(file: &Path, registry: &FaultRegistry, entry: Value) {
+    let text = json!({ "auths": { registry.host(): entry } }).to_string();
+    durable::write(file, text.as_bytes()).unwrap();
 }
 
 fn login(password: &str) -> Value {
@@ -134,6 +138,90 @@ async fn wrong_credentials_are_refused_once_and_named_by_file() {
         assert_says(&error, &[registry.host(), &file.display().to_string(), "podman login"]);
         assert!(!error.chain().contains(SECRET), "{}", error.chain());
         assert!(registry.requests(Target::Manifest).len() <= before + 2);
+    }
+}
+
+#[tokio::test]
+async fn a_new_password_is_taken_from_the_file_while_the_old_one_is_tried_once() {
+    const NEW: &str = "hush-hush-new";
+    let artifact = small();
+    let registry = FaultRegistry::with(&artifact);
+    for (old, new, token_requests) in [
+        (bearer(Some(("user", PASSWORD)), 99), bearer(Some(("user", NEW)), 99), 2),
+        (Auth::Basic("user", PASSWORD), Auth::Basic("user", NEW), 0),
+    ] {
+        registry.set_auth(old);
+        let before = registry.requests(Target::Token).len();
+        let (options, file, _directory) = with_entry(&registry, login(PASSWORD));
+        let source = source_with(&registry, &options);
+        assert_reads(&*source, &artifact, 0..10).await;
+        registry.set_auth(new);
+        registry.revoke_tokens();
+        for _ in 0..3 {
+            let error = read(&*source, &artifact, 0..10).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unauthorized);
+            assert_says(&error, &[&file.display().to_string()]);
+        }
+        assert_eq!(registry.requests(Target::Token).len() - before, token_requests);
+        put_entry(&file, &registry, login(NEW));
+        join_all((0..8).map(|_| assert_reads(&*source, &artifact, 0..10))).await;
+        // One more, for all readers.
+        assert_eq!(registry.requests(Target::Token).len() - before, token_requests + token_requests / 2);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_was_never_accepted_is_renewed_when_the_file_has_changed() {
+    let artifact = small();
+    let registry = FaultRegistry::with(&artifact);
+    registry.set_auth(bearer(None, 0));
+    let (options, file, _directory) = with_entry(&registry, login(PASSWORD));
+    let source = source_with(&registry, &options);
+    for _ in 0..2 {
+        let error = source.resolve().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unauthorized);
+    }
+    assert_eq!(registry.requests(Target::Token).len(), 1);
+    registry.set_auth(bearer(None, 99));
+    assert_eq!(source.resolve().await.unwrap_err().kind(), ErrorKind::Unauthorized);
+    put_entry(&file, &registry, login(PASSWORD));
+    source.resolve().await.unwrap();
+    assert_eq!(registry.requests(Target::Token).len(), 2);
+}
+
+#[tokio::test]
+async fn a_token_outlives_a_file_that_cannot_be_read_any_more() {
+    let artifact = small();
+    let registry = FaultRegistry::with(&artifact);
+    registry.set_auth(bearer(Some(("user", PASSWORD)), 99));
+    let (options, file, _directory) = with_entry(&registry, login(PASSWORD));
+    let source = source_with(&registry, &options);
+    assert_reads(&*source, &artifact, 0..10).await;
+    std::fs::remove_file(&file).unwrap();
+    assert_reads(&*source, &artifact, 0..10).await;
+    registry.revoke_tokens();
+    let error = read(&*source, &artifact, 0..10).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized);
+    assert_says(&error, &[registry.host(), &file.display().to_string()]);
+    put_entry(&file, &registry, login(PASSWORD));
+    assert_reads(&*source, &artifact, 0..10).await;
+}
+
+#[tokio::test]
+async fn pull_secrets_of_kubernetes_are_credentials() {
+    let artifact = small();
+    let registry = FaultRegistry::with(&artifact);
+    registry.set_auth(Auth::Basic("user", PASSWORD));
+    let directory = tempfile::tempdir().unwrap();
+    let (_, port) = registry.host().split_once(':').unwrap();
+    for (name, text) in [
+        (".dockerconfigjson", json!({ "auths": { format!("127.*.*.1:{port}"): login(PASSWORD) } })),
+        (".dockercfg", json!({ format!("http://{}/models", registry.host()): login(PASSWORD) })),
+    ] {
+        let file = directory.path().join(name);
+        durable::write(&file, text.to_string().as_bytes()).unwrap();
+        let options = SourceOptions { auth_files: vec![file], ..options() };
+        assert_reads(&*source_with(&registry, &options), &artifact, 0..10).await;
     }
 }
 

@@ -17,6 +17,7 @@ use futures_util::stream::BoxStream;
 use crate::base::{Digest, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, SourceRef};
 
+mod access;
 mod answer;
 mod archive;
 mod auth;
@@ -44,6 +45,7 @@ mod tls;
 mod token;
 mod transport;
 
+pub use access::{Access, AccessKey, Fingerprint};
 pub use credentials::default_auth_files;
 pub use layout::LayoutSource;
 pub use layout_writer::LayoutWriter;
@@ -124,6 +126,16 @@ pub trait BlobSource: Debug + Send + Sync {
     fn distrust(&self, digest: &Digest) -> bool {
         let _ = digest;
         false
+    }
+
+    /// By what way and with which credentials this source asks, as fingerprints under `key`. None of a source that
+    /// nobody guards.
+    ///
+    /// # Errors
+    /// `Unauthorized` for files of credentials that cannot be read any more.
+    async fn access(&self, key: &AccessKey) -> Result<Option<Access>> {
+        let _ = key;
+        Ok(None)
     }
 
     /// The hosts behind this source and what they have served; none of a source without hosts.

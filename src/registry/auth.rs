@@ -17,6 +17,7 @@ use url::Url;
 
 use crate::base::{Error, ErrorKind, Result, clock};
 
+use super::access::Fingerprinter;
 use super::challenge::Challenge;
 use super::credentials::{Logins, Secret, Stamp};
 use super::endpoint::shown_host;
@@ -55,6 +56,8 @@ struct State {
     challenge: Option<(Challenge, Url)>,
     /// What the last grant was made of, for errors.
     used: String,
+    /// Whether that was a secret.
+    is_secret_used: bool,
     /// Why there is no next grant.
     refusal: Option<Refusal>,
 }
@@ -158,6 +161,7 @@ impl Authority {
             current: Arc::new(Grant::none()),
             challenge: None,
             used: "no credentials".to_owned(),
+            is_secret_used: false,
             refusal: None,
         };
         Self {
@@ -230,6 +234,20 @@ impl Authority {
             return Ok(None);
         }
         self.next_after(refused, transport).await.map(Some)
+    }
+
+    /// Adds to `of` what would be sent, by what the files of credentials say now.
+    ///
+    /// # Errors
+    /// Those of reading them.
+    pub(super) async fn fingerprint(&self, of: &mut Fingerprinter) -> Result<()> {
+        self.logins.read().await?.fingerprint(of);
+        Ok(())
+    }
+
+    /// Whether the last grant was made of a secret.
+    pub(super) fn is_secret_used(&self) -> bool {
+        self.with_state(|state| state.is_secret_used)
     }
 
     /// What was sent and what to do about a refusal, as the end of an error's message.
@@ -332,6 +350,7 @@ impl Authority {
         };
         self.with_state(|state| {
             state.used = used;
+            state.is_secret_used = login.is_some();
         });
         let secret = login.as_ref().map(|login| &login.secret);
         let wanted =

@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 
 use crate::base::{Error, ErrorKind, Result};
 
+use super::access::Fingerprinter;
 use super::answer::one_line;
 use super::credentials::Secret;
 
@@ -56,6 +57,11 @@ impl Helper {
         }
         let program = format!("{PROGRAM_PREFIX}{name}");
         Ok(Self { program, server: server.to_owned(), file: file.to_owned(), timeout: HELPER_TIMEOUT })
+    }
+
+    /// Adds to `of` which helper it is and what it is asked for.
+    pub(super) fn fingerprint(&self, of: &mut Fingerprinter) {
+        of.add("helper").add(&self.program).add(&self.server).add(self.file.as_os_str().as_encoded_bytes());
     }
 
     /// What the helper knows about its server; `None` when it knows nothing.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::base::{Error, ErrorKind, Result};
 
 use super::SourceOptions;
+use super::access::Fingerprinter;
 use super::config::{HelperName, RegistryConfig};
 use super::credential_file;
 use super::credential_helper::Helper;
@@ -46,6 +47,17 @@ impl Secret {
         match username.as_str() {
             IDENTITY_TOKEN_USER => Self::IdentityToken(password),
             _ => Self::Password { username, password },
+        }
+    }
+
+    fn fingerprint(&self, of: &mut Fingerprinter) {
+        match self {
+            Self::Password { username, password } => {
+                of.add("password").add(username).add(password);
+            }
+            Self::IdentityToken(token) => {
+                of.add("identity token").add(token);
+            }
         }
     }
 }
@@ -232,6 +244,18 @@ impl Said {
     pub(super) fn files(&self) -> String {
         let files: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
         if files.is_empty() { "any credentials file (there is none)".to_owned() } else { files.join(", ") }
+    }
+
+    /// Adds to `of` what would be sent. Of a helper, that it would be asked, and for what: what it answers changes by
+    /// the hour.
+    pub(super) fn fingerprint(&self, of: &mut Fingerprinter) {
+        for candidate in &self.candidates {
+            match candidate {
+                Candidate::Known(login) => return login.secret.fingerprint(of),
+                Candidate::Helper(helper) => helper.fingerprint(of),
+            }
+        }
+        of.add("nothing");
     }
 }
 

@@ -14,6 +14,7 @@ use futures_util::StreamExt as _;
 use crate::base::{Digest, Error, ErrorKind, Result};
 use crate::oci::{Descriptor, RegistryRef};
 
+use super::access::{Access, AccessKey, Fingerprinter};
 use super::config::RegistryConfig;
 use super::record::{HostStatus, Record, Turn};
 use super::remote::{Remote, Wanted};
@@ -199,6 +200,18 @@ impl BlobSource for RegistrySource {
             }
         }
         Err(failures.into_error(&self.reference))
+    }
+
+    /// That of all hosts: which of them will answer is not known before.
+    async fn access(&self, key: &AccessKey) -> Result<Option<Access>> {
+        let mut way = Fingerprinter::new(key, "way");
+        let mut credentials = Fingerprinter::new(key, "credentials");
+        let mut was_proven = false;
+        for host in &self.hosts {
+            host.remote.fingerprint(&mut way, &mut credentials).await?;
+            was_proven |= host.remote.was_proven();
+        }
+        Ok(Some(Access { way: way.finish(), credentials: credentials.finish(), was_proven }))
     }
 
     fn distrust(&self, digest: &Digest) -> bool {

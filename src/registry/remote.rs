@@ -17,6 +17,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use crate::base::{Digest, Error, ErrorKind, Result};
 use crate::oci::Descriptor;
 
+use super::access::Fingerprinter;
 use super::answer::status_error;
 use super::auth::Authority;
 use super::credentials::Logins;
@@ -168,6 +169,33 @@ impl Remote {
     /// Host and repository, for messages.
     fn place(&self) -> String {
         format!("{}/{}", self.route.host, self.route.repository)
+    }
+
+    /// Adds to `way` how the host is reached, and to `credentials` what it would be shown.
+    ///
+    /// # Errors
+    /// `Unauthorized` for files of credentials that cannot be read any more.
+    pub(super) async fn fingerprint(
+        &self,
+        way: &mut Fingerprinter,
+        credentials: &mut Fingerprinter,
+    ) -> Result<()> {
+        let HostRoute { host, bases, repository, namespace, tls, headers, .. } = &self.route;
+        way.add(host).add(repository).add(namespace.as_deref().unwrap_or_default());
+        way.add(format!("{:?}", bases.iter().map(url::Url::as_str).collect::<Vec<_>>()));
+        // By the names of its files; with those of our own certificate, though it is more than the way.
+        way.add(format!("{tls:?}"));
+        credentials.add(host);
+        for (name, value) in headers {
+            credentials.add("header").add(name).add(value);
+        }
+        self.authority.fingerprint(credentials).await
+    }
+
+    /// Whether the host was shown what others may not have.
+    pub(super) fn was_proven(&self) -> bool {
+        // What a configured header says, nobody knows.
+        self.authority.is_secret_used() || !self.route.headers.is_empty()
     }
 
     /// The referrers of `subject` of one artifact type, within the retry budget.

@@ -8,6 +8,7 @@
 //! Nothing here touches the network, starts a thread, or knows what the bytes mean. No lock is held across
 //! a disk operation: a chunk's state says who may touch its bytes meanwhile (see `chunks`).
 
+mod access_key;
 mod chunks;
 mod disk;
 mod documents;
@@ -152,6 +153,7 @@ pub struct Cache {
     limits: Limits,
     oldest: Oldest,
     segments: Mutex<HashMap<SegmentId, Known>>,
+    access_key: Mutex<Option<[u8; 32]>>,
 }
 
 impl Cache {
@@ -170,6 +172,7 @@ impl Cache {
         let disk = Disk::new(paths, owner, surroundings);
         let cannot = || format!("cannot recover the cache in {}", disk.paths.root().display());
         documents::recover(&disk, settings.bytes_max).context(cannot)?;
+        access_key::recover(&disk).context(cannot)?;
         let mut segments = HashMap::new();
         for segment in recovery::recover_segments(&disk).context(cannot)? {
             {
@@ -184,6 +187,7 @@ impl Cache {
             limits: Limits::new(settings.bytes_max, settings.free_space_min),
             oldest: Oldest::default(),
             segments: Mutex::new(segments),
+            access_key: Mutex::default(),
         });
         // It may have been larger before.
         cache.evict_down_to(settings.bytes_max);
@@ -394,6 +398,21 @@ impl Cache {
     #[must_use]
     pub fn map_document<'a>(&self, kind: DocumentKind, key: impl Into<DocumentKey<'a>>) -> Option<Bytes> {
         documents::map(&self.disk, kind, key.into())
+    }
+
+    /// A key that this directory has alone, and that stays as long as the directory does: for fingerprints of what must
+    /// not be stored. Made when it is first asked for.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn access_key(&self) -> Result<[u8; 32]> {
+        let known = *lock(&self.access_key);
+        if let Some(key) = known {
+            return Ok(key);
+        }
+        let found = access_key::read_or_make(&self.disk)?;
+        // Who was faster has written last, or has read what was written.
+        Ok(*lock(&self.access_key).get_or_insert(found))
     }
 
     /// Keeps a document under `key`, durably; replaces one that is there. Documents take an eighth of the cache at

@@ -1,4 +1,4 @@
-//! Documents by digest: manifests, and what is known about layers.
+//! Documents by digest: manifests, what references were resolved to, and what is known about layers.
 //!
 //! ```text
 //!  0   8  magic "rfmdocum"
@@ -25,7 +25,13 @@ use super::stored::remove_file;
 
 const MAGIC: &[u8; 8] = b"rfmdocum";
 const HEADER_BYTES: usize = 48;
-const KINDS: [DocumentKind; 3] = [DocumentKind::Manifest, DocumentKind::LayerIndex, DocumentKind::Proof];
+const KINDS: [DocumentKind; 5] = [
+    DocumentKind::Manifest,
+    DocumentKind::LayerIndex,
+    DocumentKind::Proof,
+    DocumentKind::Resolution,
+    DocumentKind::Referrers,
+];
 
 /// Documents take an eighth of the cache at most; the oldest go first. They are a few ten-thousandths of
 /// the content that they speak of, so only a cache that is tiny or very old comes there.
@@ -154,7 +160,7 @@ pub(super) fn recover(disk: &Disk, bytes_max: u64) -> io::Result<()> {
     trim(disk, bytes_max, None)
 }
 
-fn is_temporary(path: &Path) -> bool {
+pub(super) fn is_temporary(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-"))
 }
 

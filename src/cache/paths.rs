@@ -21,6 +21,10 @@ pub enum DocumentKind {
     LayerIndex,
     /// The digests of a layer's chunks, by the layer's digest.
     Proof,
+    /// What a reference was resolved to and for whom, by the digest of the reference.
+    Resolution,
+    /// Which manifests refer to one, by its digest and that of the question.
+    Referrers,
 }
 
 /// What a document is kept under.
@@ -88,6 +92,18 @@ impl CachePaths {
         self.root.join("control.sock")
     }
 
+    /// The directory of what is kept secret.
+    #[must_use]
+    pub fn keys(&self) -> PathBuf {
+        self.versioned().join("keys")
+    }
+
+    /// The key of the fingerprints of credentials.
+    #[must_use]
+    pub fn access_key(&self) -> PathBuf {
+        self.keys().join("access")
+    }
+
     /// Everything of this version.
     #[must_use]
     pub fn versioned(&self) -> PathBuf {
@@ -124,6 +140,8 @@ impl CachePaths {
             DocumentKind::Manifest => "manifests",
             DocumentKind::LayerIndex => "layers",
             DocumentKind::Proof => "proofs",
+            DocumentKind::Resolution => "resolutions",
+            DocumentKind::Referrers => "referrers",
         })
     }
 

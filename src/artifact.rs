@@ -119,11 +119,27 @@ pub async fn load(
     wanted: &WantedPlatform,
     options: &SourceOptions,
 ) -> Result<(Artifact, Arc<dyn BlobSource>)> {
+    load_through(reference, wanted, options, &|_, source| source).await
+}
+
+/// Makes of the source of a reference the one that is asked.
+pub type Wrap<'a> = dyn Fn(&SourceRef, Arc<dyn BlobSource>) -> Arc<dyn BlobSource> + Sync + 'a;
+
+/// As [`load`], through what `wrap` makes of the source of each reference that is tried.
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_through(
+    reference: &SourceRef,
+    wanted: &WantedPlatform,
+    options: &SourceOptions,
+    wrap: &Wrap<'_>,
+) -> Result<(Artifact, Arc<dyn BlobSource>)> {
     let candidates = registry::candidates(reference, options)?;
     let mut failures: Vec<(&SourceRef, Error)> = Vec::new();
     for candidate in &candidates {
         let loaded = async {
-            let source = registry::open(candidate, options)?;
+            let source = wrap(candidate, registry::open(candidate, options)?);
             let artifact = load_from(source.as_ref(), candidate, wanted).await?;
             Ok((artifact, source))
         };

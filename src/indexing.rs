@@ -136,6 +136,12 @@ impl Layers {
         &self.fetcher
     }
 
+    /// Whether the archive `blob` was read before, so that nothing has to come to show its entries.
+    #[must_use]
+    pub fn is_known(&self, blob: &Digest) -> bool {
+        self.fetcher.cache().paths().document(DocumentKind::LayerIndex, blob).exists()
+    }
+
     /// The layer that `spec` names, read through `source` while the lease lives. Returns at once; a layer that is not
     /// known yet is being read from then on. `settings.whole_files` counts for the first lease of a layer.
     ///

@@ -3,6 +3,8 @@
 mod assembly;
 mod growing;
 mod own_indexes;
+mod pulled;
+mod resolution;
 mod task;
 
 use std::cmp::Reverse;
@@ -13,7 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-use crate::artifact::{self, Artifact};
+use crate::artifact::Artifact;
 use crate::base::limits::LAYERS_MAX;
 use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
 use crate::cache::Cache;
@@ -56,6 +58,20 @@ pub enum PrefetchPolicy {
     All,
 }
 
+/// When a registry is asked what a reference stands for. Bytes that are not cached are fetched in each case, when they
+/// are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullPolicy {
+    /// At each mount.
+    #[default]
+    Always,
+    /// When the cache does not know it, or not for these credentials.
+    Missing,
+    /// Not at all.
+    Never,
+}
+
 /// What is to be mounted where.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountRequest {
@@ -67,6 +83,9 @@ pub struct MountRequest {
     pub subpath: Option<String>,
     /// What is wanted of an index; none: the host's platform.
     pub platform: Option<WantedPlatform>,
+    /// When the registry is asked what the reference stands for.
+    #[serde(default)]
+    pub pull: PullPolicy,
     /// When bytes are checked.
     pub verify: VerifyPolicy,
     /// What is fetched ahead.
@@ -168,13 +187,14 @@ impl Mounted {
     /// fetched then of layers that are files, and of others what tells their names.
     ///
     /// # Errors
-    /// Those of [`artifact::load`]; `NotFound` for a missing subPath or mount point; `Busy` for a mount point that
+    /// Those of [`crate::artifact::load`], and what [`PullPolicy`] leaves no way to know; `NotFound` for a missing subPath or mount point; `Busy` for a mount point that
     /// is one already; `Io` when the kernel refuses.
     pub async fn start(request: &MountRequest, layers: &Arc<Layers>) -> Result<Arc<Self>> {
         let reference: SourceRef = request.reference.parse()?;
         let platform = request.platform.clone().unwrap_or_else(WantedPlatform::host);
-        let (artifact, source) = artifact::load(&reference, &platform, &source_options(request)).await?;
         let cache = layers.fetcher().cache();
+        let (artifact, source) =
+            pulled::load(&reference, &platform, &source_options(request), request.pull, cache).await?;
         let settings = content_settings(request);
         let in_reference = || format!("cannot mount {}", artifact.reference);
         let assembly = Assembly::open(&artifact, &source, layers, settings).await.context(in_reference)?;

@@ -70,6 +70,17 @@ pub(super) enum VerifyArg {
     BeforeRead,
 }
 
+/// When the registry is asked what a reference stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum PullArg {
+    /// At each mount.
+    Always,
+    /// When the cache does not know it.
+    Missing,
+    /// Not at all: what the cache does not know is an error.
+    Never,
+}
+
 /// What is fetched without being asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum PrefetchArg {
@@ -182,6 +193,10 @@ pub(super) struct MountArgs {
     /// The bounds of the cache.
     #[command(flatten)]
     pub(super) limits: CacheLimitArgs,
+    /// When the registry is asked what the reference stands for. What is not cached is fetched in each case, when it is
+    /// read.
+    #[arg(long, env = "REFMOUNT_PULL", value_name = "WHEN", default_value = "always")]
+    pub(super) pull: PullArg,
     /// When bytes are checked against the digest of their blob.
     #[arg(long, env = "REFMOUNT_VERIFY", value_name = "WHEN", default_value = "on-complete")]
     pub(super) verify: VerifyArg,

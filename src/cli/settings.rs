@@ -7,11 +7,13 @@ use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::cache::{CacheSettings, FreeSpaceFloor};
 use crate::daemon::api::WantedLimits;
 use crate::daemon::start::OwnerCommand;
-use crate::mount::{MountRequest, PrefetchPolicy, VerifyPolicy};
+use crate::mount::{MountRequest, PrefetchPolicy, PullPolicy, VerifyPolicy};
 use crate::oci::SourceRef;
 use crate::registry::{SourceOptions, default_auth_files};
 
-use super::args::{CacheLimitArgs, GlobalArgs, LogFormat, MountArgs, PrefetchArg, SourceArgs, VerifyArg};
+use super::args::{
+    CacheLimitArgs, GlobalArgs, LogFormat, MountArgs, PrefetchArg, PullArg, SourceArgs, VerifyArg,
+};
 use super::registry_files::RegistryFiles;
 use super::size::Floor;
 
@@ -149,6 +151,11 @@ pub(super) fn mount_request(arguments: &MountArgs, target: PathBuf) -> Result<Mo
         target,
         subpath: arguments.subpath.clone(),
         platform: arguments.source.platform.clone(),
+        pull: match arguments.pull {
+            PullArg::Always => PullPolicy::Always,
+            PullArg::Missing => PullPolicy::Missing,
+            PullArg::Never => PullPolicy::Never,
+        },
         verify: match arguments.verify {
             VerifyArg::OnComplete => VerifyPolicy::OnComplete,
             VerifyArg::BeforeRead => VerifyPolicy::BeforeRead,

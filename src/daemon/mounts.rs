@@ -419,6 +419,7 @@ fn is_same(one: &MountRequest, other: &MountRequest) -> bool {
         && one.target == other.target
         && one.subpath == other.subpath
         && one.platform == other.platform
+        && one.pull == other.pull
         && one.verify == other.verify
         && one.prefetch == other.prefetch
         && one.allow_other == other.allow_other

@@ -141,7 +141,7 @@ fn complaint(status: ExitStatus, said: &str, cache_dir: &Path) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mount::{PrefetchPolicy, VerifyPolicy};
+    use crate::mount::{PrefetchPolicy, PullPolicy, VerifyPolicy};
 
     fn request() -> MountRequest {
         MountRequest {
@@ -149,6 +149,7 @@ mod tests {
             target: "/nowhere".into(),
             subpath: None,
             platform: None,
+            pull: PullPolicy::default(),
             verify: VerifyPolicy::default(),
             prefetch: PrefetchPolicy::default(),
             allow_other: false,

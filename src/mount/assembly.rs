@@ -121,7 +121,12 @@ impl Assembly {
         settings: ContentSettings,
     ) -> Result<Self> {
         let mut assembly = Self { parts: Vec::new(), content: Vec::new(), warnings: Vec::new() };
-        let own_indexes = OwnIndexes::of(artifact, source, settings).await;
+        // An index from elsewhere saves a first reading; where none is to come, nobody is asked for one.
+        let is_known = |layer: &ArtifactLayer| layers.is_known(&layer.descriptor.digest);
+        let own_indexes = match artifact.layers.iter().all(is_known) {
+            true => OwnIndexes::of_manifest(),
+            false => OwnIndexes::of(artifact, source, settings).await,
+        };
         for layer in &artifact.layers {
             assembly.add(layer, &own_indexes, source, layers, settings)?;
         }

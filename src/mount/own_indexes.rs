@@ -20,6 +20,12 @@ pub struct OwnIndexes {
 }
 
 impl OwnIndexes {
+    /// None beyond those that the manifest names.
+    #[must_use]
+    pub fn of_manifest() -> Self {
+        Self { ztocs: HashMap::new() }
+    }
+
     /// Asks `source` for what refers to `artifact`, where that could be worth it.
     pub async fn of(artifact: &Artifact, source: &Arc<dyn BlobSource>, settings: ContentSettings) -> Self {
         Self { ztocs: ztocs(artifact, source, settings).await }

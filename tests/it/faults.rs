@@ -6,6 +6,7 @@ mod bytes;
 mod disk;
 mod network;
 mod process;
+mod pull;
 mod secrets;
 mod stuck;
 

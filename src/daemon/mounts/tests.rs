@@ -6,7 +6,7 @@ use tokio::sync::{Notify, watch};
 
 use super::*;
 use crate::base::{Algorithm, Digest};
-use crate::mount::{PrefetchPolicy, VerifyPolicy};
+use crate::mount::{PrefetchPolicy, PullPolicy, VerifyPolicy};
 
 /// Mounts nothing, but keeps to the rules of those that do: one mount for each target at a time.
 #[derive(Default)]
@@ -100,6 +100,7 @@ pub(crate) fn request(target: &str) -> MountRequest {
         target: target.into(),
         subpath: None,
         platform: None,
+        pull: PullPolicy::default(),
         verify: VerifyPolicy::default(),
         prefetch: PrefetchPolicy::default(),
         allow_other: false,

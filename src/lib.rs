@@ -5,6 +5,7 @@
 //! [`fuse`] → [`fs`] → [`content`] → [`cache`] (a hit) or [`fetch`] → [`registry`] (a miss).
 
 pub mod base;
+pub mod keeper;
 pub mod oci;
 pub mod registry;
 pub mod layer;

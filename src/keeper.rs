@@ -1,0 +1,255 @@
+//! What outlives the process that serves: descriptors, kept by a process that does nothing else.
+//!
+//! The *holder* starts the *server* and keeps what that gives it under a name: the devices of mounts, the lock of the
+//! cache directory, the socket, files without names that say what is mounted. When the server dies, or is replaced by a
+//! newer one, the holder starts the next and hands everything over. The holder understands nothing of what it keeps,
+//! and has neither threads nor an async runtime; nothing that comes from outside reaches it.
+//!
+//! They speak over a pair of sockets that keeps messages apart (`SOCK_SEQPACKET`), which is the server's standard input:
+//! one [`Message`] as JSON, with the descriptors beside it. A message that the server has sent is taken even if the
+//! server dies right after. See docs/decisions/0009.
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+
+mod holder;
+
+pub use holder::hold;
+
+/// Descriptors in one message; the kernel takes up to 253.
+const DESCRIPTORS_MAX: usize = 64;
+
+/// Bytes of a message; the longest has a path in it.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
+
+/// The exit status of a server that leaves its mounts to the next one.
+pub const HANDED_OVER: u8 = 75;
+
+/// The first argument of a process that is started by a holder.
+pub const SERVER: &str = "server";
+
+/// What the two say to each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Message {
+    /// From either: what is kept under a name. It replaces what was.
+    Keep { name: String },
+    /// From the holder: that was everything.
+    All {
+        /// Why the last server ended, if there was one that did not mean to.
+        died: Option<String>,
+        /// How often that has happened.
+        deaths: u64,
+    },
+    /// From the server: nothing is to be kept under this name any more.
+    Forget { name: String },
+    /// From the server: it serves.
+    Ready,
+    /// From the server: the next one is this program.
+    Next { program: PathBuf },
+    /// From the holder: leave everything to the next one and end.
+    HandOver,
+}
+
+/// What a holder has kept for this server.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// The holder's process.
+    pub holder: u32,
+    /// By name.
+    pub kept: BTreeMap<String, Vec<OwnedFd>>,
+    /// Why the server before this one ended, if it did not mean to.
+    pub died: Option<String>,
+    /// How often that has happened to this holder.
+    pub deaths: u64,
+}
+
+/// The server's end.
+#[derive(Debug)]
+pub struct Keeper {
+    socket: Mutex<OwnedFd>,
+}
+
+impl Keeper {
+    /// Takes over what the holder that has started this process keeps; none where standard input is no holder.
+    ///
+    /// # Errors
+    /// What the holder's socket says.
+    pub fn inherit() -> Result<Option<(Self, Inherited)>> {
+        let cannot = || "cannot take over from the process before this one";
+        let stdin = rustix::stdio::stdin();
+        if rustix::net::sockopt::socket_type(stdin).ok() != Some(rustix::net::SocketType::SEQPACKET) {
+            return Ok(None);
+        }
+        let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3).map_err(io::Error::from).context(cannot)?;
+        let null = std::fs::File::open("/dev/null").context(cannot)?;
+        rustix::stdio::dup2_stdin(&null).map_err(io::Error::from).context(cannot)?;
+        let mut inherited = Inherited::default();
+        loop {
+            match receive(socket.as_fd()).context(cannot)? {
+                Some((Message::Keep { name }, descriptors)) => {
+                    inherited.kept.insert(name, descriptors);
+                }
+                Some((Message::All { died, deaths }, _)) => {
+                    (inherited.died, inherited.deaths) = (died, deaths);
+                    inherited.holder = std::os::unix::process::parent_id();
+                    return Ok(Some((Self { socket: Mutex::new(socket) }, inherited)));
+                }
+                _ => return Err(Error::new(ErrorKind::Io, "the holder went away")),
+            }
+        }
+    }
+
+    /// Has `descriptors` kept under `name`, in the place of what was.
+    ///
+    /// # Errors
+    /// `Io` when the holder is gone, or does not take as many.
+    pub fn keep(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        self.say(&Message::Keep { name: name.to_owned() }, descriptors)
+            .context(|| format!("cannot have {name} kept for the next process"))
+    }
+
+    /// Lets go of what is kept under `name`.
+    ///
+    /// # Errors
+    /// `Io` when the holder is gone.
+    pub fn forget(&self, name: &str) -> Result<()> {
+        self.say(&Message::Forget { name: name.to_owned() }, &[])
+            .context(|| format!("cannot let go of {name}"))
+    }
+
+    /// Says that this process serves.
+    ///
+    /// # Errors
+    /// `Io` when the holder is gone.
+    pub fn ready(&self) -> Result<()> {
+        self.say(&Message::Ready, &[]).context(|| "cannot speak with the holder")
+    }
+
+    /// Names the program that the next server is to be.
+    ///
+    /// # Errors
+    /// `Io` when the holder is gone.
+    pub fn next(&self, program: PathBuf) -> Result<()> {
+        self.say(&Message::Next { program }, &[]).context(|| "cannot speak with the holder")
+    }
+
+    /// Waits until the holder wants this process to leave everything to the next one; `false`: the holder is gone.
+    /// Blocks its thread.
+    #[must_use]
+    pub fn wait_for_hand_over(&self) -> bool {
+        // A second descriptor, so that the others are not kept from speaking.
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).try_clone();
+        let Ok(socket) = socket else { return false };
+        loop {
+            match receive(socket.as_fd()) {
+                Ok(Some((Message::HandOver, _))) => return true,
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return false,
+            }
+        }
+    }
+
+    fn say(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        send(socket.as_fd(), message, descriptors)
+    }
+}
+
+fn send(socket: BorrowedFd<'_>, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let text = serde_json::to_vec(message)?;
+    if text.len() > MESSAGE_BYTES_MAX || descriptors.len() > DESCRIPTORS_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sendmsg(socket, &[IoSlice::new(&text)], &mut beside, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// The next message; none when the other side has ended.
+fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+    let mut text = vec![0; MESSAGE_BYTES_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut beside = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut beside, RecvFlags::CMSG_CLOEXEC)?;
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let mut descriptors = Vec::new();
+    for message in beside.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(io::Error::other("a message came cut short"));
+    }
+    Ok(Some((serde_json::from_slice(&text[..received.bytes])?, descriptors)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Seek as _, Write as _};
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    #[test]
+    fn descriptors_come_with_their_message_and_in_its_order() {
+        let (ours, theirs) = pair();
+        let files: Vec<std::fs::File> = (0..DESCRIPTORS_MAX)
+            .map(|number| {
+                let mut file = tempfile::tempfile().unwrap();
+                write!(file, "{number}").unwrap();
+                file
+            })
+            .collect();
+        let descriptors: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        let message = Message::Keep { name: "mount-1".into() };
+        send(ours.as_fd(), &message, &descriptors).unwrap();
+        send(ours.as_fd(), &Message::Ready, &[]).unwrap();
+        drop(ours);
+        let (received, descriptors) = receive(theirs.as_fd()).unwrap().unwrap();
+        assert_eq!(received, message);
+        for (number, descriptor) in descriptors.into_iter().enumerate() {
+            let mut text = String::new();
+            let mut file = std::fs::File::from(descriptor);
+            file.rewind().unwrap();
+            file.read_to_string(&mut text).unwrap();
+            assert_eq!(text, number.to_string());
+        }
+        assert_eq!(receive(theirs.as_fd()).unwrap().unwrap().0, Message::Ready);
+        assert!(receive(theirs.as_fd()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_too_much_for_a_message_is_refused() {
+        let (ours, _theirs) = pair();
+        let file = tempfile::tempfile().unwrap();
+        let many = vec![file.as_fd(); DESCRIPTORS_MAX + 1];
+        assert!(send(ours.as_fd(), &Message::Ready, &many).is_err());
+        let name = "x".repeat(MESSAGE_BYTES_MAX);
+        assert!(send(ours.as_fd(), &Message::Keep { name }, &[]).is_err());
+    }
+}

@@ -1,0 +1,410 @@
+//! The holder's life: it starts servers, keeps what they give it, and ends with the last of them.
+//!
+//! | from     | to       | when                                                                        |
+//! |----------|----------|-----------------------------------------------------------------------------|
+//! | starting | serving  | the server says that it serves                                              |
+//! | starting | ended    | the first server ends by itself before it serves: its status is the holder's |
+//! | any      | starting | a server that was to go on has died: at once, then after pauses that grow    |
+//! | any      | given up | it has died [`DEATHS_MAX`] times with hardly a pause; every request is EIO   |
+//! | given up | starting | SIGHUP                                                                      |
+//! | serving  | starting | SIGHUP, or the server leaves: everything is handed over to the next one      |
+//! | any      | ended    | the server ends because it was told to, or has nothing left to serve        |
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
+
+use crate::base::{Result, ResultExt as _, clock};
+
+use super::{HANDED_OVER, Message, SERVER, receive, send};
+
+/// Deaths in a row after which the holder gives up. With the pauses between them, some 20 seconds.
+const DEATHS_MAX: u32 = 12;
+
+/// The same for deaths by SIGKILL, which no server brings upon itself: somebody kills it, or the kernel, for memory.
+const KILLS_MAX: u32 = 200;
+
+/// The longest pause after one of those.
+const PAUSE_AFTER_KILL: Duration = Duration::from_millis(100);
+
+/// A server that has served for as long has not died in a row with those before it: what kills every server is a request
+/// or a file that it meets at its start, and is given again at once.
+const STEADY: Duration = Duration::from_millis(500);
+
+/// The first pause is after the second death in a row: whatever killed one server need not kill the next.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How long a server may take to leave everything to the next one before it is killed.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
+
+/// The status of a holder that cannot do its work.
+const FAILED: u8 = 1;
+
+/// Holds for servers that are `program` with `arguments`, until the last one ends; returns that one's status.
+/// `given_up` is told why, should the holder give up.
+///
+/// # Errors
+/// What the first start failed with.
+pub fn hold(program: PathBuf, arguments: Vec<OsString>, given_up: impl Fn(Option<&str>)) -> Result<u8> {
+    raise_descriptor_limit();
+    let signals = Signals::listen().context(|| "cannot listen to signals")?;
+    let mut holder = Holder {
+        program,
+        arguments,
+        kept: BTreeMap::new(),
+        signals,
+        state: State::default(),
+        given_up: &given_up,
+    };
+    holder.run()
+}
+
+struct Holder<'a> {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    kept: BTreeMap<String, Vec<OwnedFd>>,
+    signals: Signals,
+    state: State,
+    given_up: &'a dyn Fn(Option<&str>),
+}
+
+#[derive(Default)]
+struct State {
+    /// Whether any server has come to serve.
+    has_served: bool,
+    deaths_in_a_row: u32,
+    /// Whether the last one was by SIGKILL.
+    was_killed: bool,
+    deaths: u64,
+    died: Option<String>,
+}
+
+/// A running server.
+struct Server {
+    child: Child,
+    socket: OwnedFd,
+    serving_since: Option<Instant>,
+    /// By when it must have left.
+    leaves_by: Option<Instant>,
+    /// Whether it was told to end, and everything with it.
+    is_ending: bool,
+}
+
+impl Holder<'_> {
+    fn run(&mut self) -> Result<u8> {
+        loop {
+            let mut server = self.start()?;
+            while self.step(&mut server) {}
+            let status = server.child.wait().context(|| "cannot wait for the server")?;
+            if server.is_ending || self.is_end(status) {
+                return Ok(shown_status(status));
+            }
+            if !self.is_handed_over(&server, status) {
+                self.note_death(&server, status);
+                let deaths_max = if self.state.was_killed { KILLS_MAX } else { DEATHS_MAX };
+                if self.state.deaths_in_a_row >= deaths_max && !self.give_up() {
+                    return Ok(FAILED);
+                }
+                if !self.pause() {
+                    return Ok(FAILED);
+                }
+            }
+        }
+    }
+
+    fn start(&self) -> Result<Server> {
+        let cannot = || format!("cannot start {}", self.program.display());
+        let (socket, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(io::Error::from)
+                .context(cannot)?;
+        let child = Command::new(&self.program)
+            .arg(SERVER)
+            .args(&self.arguments)
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()
+            .context(cannot)?;
+        let server = Server { child, socket, serving_since: None, leaves_by: None, is_ending: false };
+        // A server that dies at once is no failure of ours.
+        let _ = self.hand_over_to(&server);
+        Ok(server)
+    }
+
+    fn hand_over_to(&self, server: &Server) -> io::Result<()> {
+        let socket = server.socket.as_fd();
+        for (name, descriptors) in &self.kept {
+            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            send(socket, &Message::Keep { name: name.clone() }, &descriptors)?;
+        }
+        send(socket, &Message::All { died: self.state.died.clone(), deaths: self.state.deaths }, &[])
+    }
+
+    /// Waits for the server or a signal and does what is to be done; `false`: the server is gone.
+    fn step(&mut self, server: &mut Server) -> bool {
+        let wait = server.leaves_by.map(|by| by.saturating_duration_since(clock::now()));
+        if wait.is_some_and(|wait| wait.is_zero()) {
+            let _ = server.child.kill();
+        }
+        let (from_server, from_signals) = wait_for(
+            &[server.socket.as_fd(), self.signals.pipe.as_fd()],
+            wait.filter(|wait| !wait.is_zero()),
+        );
+        if from_signals && let Some(told) = self.signals.take() {
+            self.signalled(told, server);
+        }
+        if !from_server {
+            return true;
+        }
+        match receive(server.socket.as_fd()) {
+            Ok(Some((message, descriptors))) => {
+                self.take(message, descriptors, server);
+                true
+            }
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    fn take(&mut self, message: Message, descriptors: Vec<OwnedFd>, server: &mut Server) {
+        match message {
+            Message::Keep { name } => drop(self.kept.insert(name, descriptors)),
+            Message::Forget { name } => drop(self.kept.remove(&name)),
+            Message::Ready => {
+                server.serving_since = Some(clock::now());
+                if !self.state.has_served {
+                    self.state.has_served = true;
+                    let_go_of_stderr();
+                }
+            }
+            Message::Next { program } => self.program = program,
+            Message::All { .. } | Message::HandOver => {}
+        }
+    }
+
+    fn signalled(&self, signal: Told, server: &mut Server) {
+        match signal {
+            Told::HandOver => {
+                if server.leaves_by.is_none() && send(server.socket.as_fd(), &Message::HandOver, &[]).is_ok()
+                {
+                    server.leaves_by = Some(clock::now() + HAND_OVER_LIMIT);
+                }
+            }
+            Told::End => {
+                server.is_ending = true;
+                if let Some(pid) = i32::try_from(server.child.id()).ok().and_then(Pid::from_raw) {
+                    let _ = kill_process(pid, Signal::TERM);
+                }
+            }
+        }
+    }
+
+    /// Whether a server that ended so has ended everything.
+    fn is_end(&self, status: ExitStatus) -> bool {
+        match status.code() {
+            Some(0) => true,
+            Some(code) if code == i32::from(HANDED_OVER) => false,
+            // What it failed with was said.
+            Some(_) => !self.state.has_served,
+            None => false,
+        }
+    }
+
+    fn is_handed_over(&mut self, server: &Server, status: ExitStatus) -> bool {
+        let is_so = server.leaves_by.is_some() || status.code() == Some(i32::from(HANDED_OVER));
+        if is_so {
+            self.state.died = None;
+        }
+        is_so
+    }
+
+    fn note_death(&mut self, server: &Server, status: ExitStatus) {
+        let was_steady = server.serving_since.is_some_and(|since| since.elapsed() > STEADY);
+        self.state.deaths_in_a_row = if was_steady { 0 } else { self.state.deaths_in_a_row + 1 };
+        self.state.deaths += 1;
+        self.state.was_killed = status.signal() == Some(Signal::KILL.as_raw());
+        self.state.died = Some(match (status.signal(), status.code()) {
+            (Some(signal), _) => format!("it was killed by signal {signal}"),
+            (None, code) => format!("it ended with status {}", code.unwrap_or_default()),
+        });
+    }
+
+    /// Waits as long as the deaths in a row make it; `false`: it was told to end meanwhile.
+    fn pause(&mut self) -> bool {
+        let doublings = self.state.deaths_in_a_row.saturating_sub(2).min(16);
+        let pause = match self.state.deaths_in_a_row {
+            0 | 1 => return true,
+            _ if self.state.was_killed => PAUSE_AFTER_KILL.min(PAUSE_FIRST * (1 << doublings)),
+            _ => (PAUSE_FIRST * (1 << doublings)).min(PAUSE_MAX),
+        };
+        let until = clock::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                return true;
+            }
+            wait_for(&[self.signals.pipe.as_fd()], Some(left));
+            match self.signals.take() {
+                Some(Told::End) => return false,
+                Some(Told::HandOver) => return true,
+                None => {}
+            }
+        }
+    }
+
+    /// Answers every request with an I/O error until it is told to try again; `false`: it was told to end.
+    fn give_up(&mut self) -> bool {
+        let why = self.state.died.clone().unwrap_or_default();
+        (self.given_up)(Some(&format!(
+            "the process that serves it died {} times in a row, as it was started ({why}); once that is mended: kill \
+             -HUP {}",
+            self.state.deaths_in_a_row,
+            std::process::id()
+        )));
+        let told = self.refuse_requests();
+        (self.given_up)(None);
+        self.state.deaths_in_a_row = 0;
+        told == Told::HandOver
+    }
+
+    fn refuse_requests(&mut self) -> Told {
+        let mut devices: Vec<File> = self.kept.values().flatten().filter_map(device).collect();
+        loop {
+            let mut waited: Vec<PollFd<'_>> =
+                devices.iter().map(|device| PollFd::new(device, PollFlags::IN)).collect();
+            waited.push(PollFd::new(&self.signals.pipe, PollFlags::IN));
+            if poll(&mut waited, None).is_err() {
+                continue;
+            }
+            let ready: Vec<bool> = waited.iter().map(|waited| !waited.revents().is_empty()).collect();
+            if let Some(told) = self.signals.take() {
+                return told;
+            }
+            let mut ready = ready.into_iter();
+            devices.retain(|device| !ready.next().unwrap_or(false) || refuse(device).is_ok());
+        }
+    }
+}
+
+/// `descriptor`, if it is the device of a mount.
+fn device(descriptor: &OwnedFd) -> Option<File> {
+    let file = File::from(descriptor.try_clone().ok()?);
+    let number = rustix::fs::fstat(&file).ok()?.st_rdev;
+    let fuse = rustix::fs::stat("/dev/fuse").ok()?.st_rdev;
+    (number == fuse).then_some(file)
+}
+
+/// Answers one request with EIO.
+///
+/// # Errors
+/// When there will be no more.
+fn refuse(mut device: &File) -> io::Result<()> {
+    /// What has no answer: `FUSE_FORGET`, `FUSE_INTERRUPT` and `FUSE_BATCH_FORGET` (linux/fuse.h).
+    const WITHOUT_ANSWER: [u32; 3] = [2, 36, 42];
+    // As much as the kernel asks for, with the largest write that was agreed upon.
+    let mut request = vec![0; (1 << 20) + 4096];
+    let taken = match device.read(&mut request) {
+        Ok(taken) => taken,
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => {
+            return Err(error);
+        }
+        Err(_) => return Ok(()),
+    };
+    let Some(header) = request[..taken].first_chunk::<16>() else { return Ok(()) };
+    let opcode = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
+    if WITHOUT_ANSWER.contains(&opcode) {
+        return Ok(());
+    }
+    let mut answer = [0; 16];
+    answer[0..4].copy_from_slice(&16_u32.to_ne_bytes());
+    answer[4..8].copy_from_slice(&(-rustix::io::Errno::IO.raw_os_error()).to_ne_bytes());
+    answer[8..16].copy_from_slice(&header[8..16]);
+    // Whoever asked may be gone.
+    let _ = rustix::io::write(device, &answer);
+    Ok(())
+}
+
+/// What the holder was told by a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// SIGTERM, SIGINT.
+    End,
+    /// SIGHUP.
+    HandOver,
+}
+
+/// The signals that came. What waits for a descriptor waits for them too.
+struct Signals {
+    pipe: UnixStream,
+    end: Arc<AtomicBool>,
+    hand_over: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+        let (pipe, written) = UnixStream::pair()?;
+        pipe.set_nonblocking(true)?;
+        let (end, hand_over) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        // First the flag, then what wakes up.
+        for (signal, flag) in [(SIGTERM, &end), (SIGINT, &end), (SIGHUP, &hand_over)] {
+            signal_hook::flag::register(signal, Arc::clone(flag))?;
+            signal_hook::low_level::pipe::register(signal, written.try_clone()?)?;
+        }
+        Ok(Self { pipe, end, hand_over })
+    }
+
+    /// What was told since the last time.
+    fn take(&self) -> Option<Told> {
+        let mut bytes = [0; 64];
+        while (&self.pipe).read(&mut bytes).is_ok_and(|taken| taken > 0) {}
+        let hands_over = self.hand_over.swap(false, Ordering::Relaxed);
+        match self.end.swap(false, Ordering::Relaxed) {
+            true => Some(Told::End),
+            false => hands_over.then_some(Told::HandOver),
+        }
+    }
+}
+
+/// Allows as many descriptors as may be allowed: a mount takes one for each thread that serves it, and three more.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Then it is fewer mounts.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// Whoever started this process reads its standard error until it is ready, and not after.
+fn let_go_of_stderr() {
+    if let Ok(null) = File::options().write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+}
+
+fn shown_status(status: ExitStatus) -> u8 {
+    status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED)
+}
+
+/// Which of the two are ready, or neither after `limit`.
+fn wait_for(descriptors: &[std::os::fd::BorrowedFd<'_>], limit: Option<Duration>) -> (bool, bool) {
+    let mut waited: Vec<PollFd<'_>> =
+        descriptors.iter().map(|descriptor| PollFd::new(descriptor, PollFlags::IN)).collect();
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    // Interrupted by a signal, which is waiting in its pipe then.
+    let _ = poll(&mut waited, limit.as_ref());
+    let is_ready = |at: usize| waited.get(at).is_some_and(|waited| !waited.revents().is_empty());
+    (is_ready(0), is_ready(1))
+}

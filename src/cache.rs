@@ -26,6 +26,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
@@ -40,6 +41,7 @@ use self::eviction::{Limits, Oldest};
 use self::owner::Owner;
 use self::stored::{Freed, StoredSegment};
 
+pub use owner::HeldBy;
 pub use paths::{CachePaths, DocumentKey, DocumentKind};
 pub use segment::{DirectSegment, Pin, Segment, SegmentId, SkipReason, Stored};
 
@@ -163,12 +165,32 @@ impl Cache {
     /// `Busy` naming the directory and its owner's process; what the file system says if the directory cannot
     /// be made or written.
     pub fn open(settings: CacheSettings) -> Result<Arc<Self>> {
-        Self::open_in(settings, Surroundings::real())
+        Self::open_in(settings, Surroundings::real(), None)
     }
 
-    fn open_in(settings: CacheSettings, surroundings: Surroundings) -> Result<Arc<Self>> {
+    /// As [`Self::open`], of a directory that another process holds for this one.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_held(settings: CacheSettings, held_by: HeldBy) -> Result<Arc<Self>> {
+        Self::open_in(settings, Surroundings::real(), Some(held_by))
+    }
+
+    /// The lock of the directory, for whoever keeps it beyond this process.
+    ///
+    /// # Errors
+    /// `Io` when there are no descriptors left.
+    pub fn lock(&self) -> Result<OwnedFd> {
+        self.disk.owner.lock().context(|| "cannot hold on to the lock of the cache")
+    }
+
+    fn open_in(
+        settings: CacheSettings,
+        surroundings: Surroundings,
+        held_by: Option<HeldBy>,
+    ) -> Result<Arc<Self>> {
         let paths = CachePaths::new(settings.directory);
-        let owner = Owner::take(&paths)?;
+        let owner = Owner::take(&paths, held_by)?;
         let disk = Disk::new(paths, owner, surroundings);
         let cannot = || format!("cannot recover the cache in {}", disk.paths.root().display());
         documents::recover(&disk, settings.bytes_max).context(cannot)?;

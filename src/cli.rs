@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::base::ResultExt as _;
+use crate::keeper;
 
 use args::{Arguments, Command, CompletionsArgs, OwnerArguments};
 use exit::Failure;
@@ -36,10 +37,18 @@ use exit::Failure;
 /// Runs the command that `arguments`, the first of them the program's name, ask for.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
-    let result = if arguments.get(1).is_some_and(|first| first == settings::OWNER) {
+    let first = arguments.get(1).cloned().unwrap_or_default();
+    if first == settings::OWNER {
+        // Small, and without any of what follows: it may live for months.
+        return match mount::hold_in_background(arguments.split_off(2)) {
+            Ok(status) => status.into(),
+            Err(error) => exit::finish(Err(error.into())),
+        };
+    }
+    let result = if first == keeper::SERVER {
         arguments.remove(1);
         parse::<OwnerArguments>(arguments)
-            .map(|owner| wait_for(mount::own_in_background(&owner.global, &owner.limits)))
+            .map(|owner| wait_for(mount::serve_held(&owner.global, &owner.limits)))
     } else {
         parse::<Arguments>(arguments).map(|arguments| dispatch(&arguments))
     };

@@ -67,12 +67,18 @@ pub struct Content {
     settings: ContentSettings,
 }
 
-/// A complete, verified cache file that the kernel may read itself; pinned in the cache while this lives.
+/// A complete, verified cache file that the kernel may read itself.
 #[derive(Debug)]
 pub struct DirectFile {
     /// Byte for byte the file, from offset 0.
     pub file: File,
-    /// Held for what its drop does.
+    /// What keeps it so.
+    pub kept: Kept,
+}
+
+/// Holds a file in the cache for as long as the kernel reads it: no hole is punched in it.
+#[derive(Debug, Default)]
+pub struct Kept {
     #[expect(dead_code, reason = "the pin does its work by being alive")]
     pin: Option<Pin>,
 }
@@ -81,7 +87,7 @@ impl DirectFile {
     /// A file that no cache can evict.
     #[must_use]
     pub fn unpinned(file: File) -> Self {
-        Self { file, pin: None }
+        Self { file, kept: Kept::default() }
     }
 }
 
@@ -183,7 +189,13 @@ impl Content {
             return None;
         }
         let DirectSegment { file, pin } = feed.segment().open_direct()?;
-        Some(DirectFile { file, pin: Some(pin) })
+        Some(DirectFile { file, kept: Kept { pin: Some(pin) } })
+    }
+
+    /// Keeps the cache file of `file`, which the kernel has from a process before this one.
+    #[must_use]
+    pub fn keep(&self, file: &FileBody) -> Kept {
+        Kept { pin: self.own_feed(file).map(|feed| feed.segment().pin()) }
     }
 
     /// The feed of the segment that holds `file` and nothing else.

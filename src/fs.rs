@@ -11,6 +11,7 @@ mod content;
 mod error;
 mod failure_log;
 mod open_files;
+mod open_table;
 mod xattr;
 
 use std::ffi::OsStr;
@@ -30,7 +31,8 @@ use failure_log::FailureLog;
 pub use attributes::{Attributes, BLOCK_BYTES, FileKind, Statistics};
 pub use content::FileContent;
 pub use error::{FsError, FsResult};
-pub use open_files::{Handed, OpenFiles, OpenMode};
+pub use open_files::{Handed, OpenFiles, OpenMode, Registration};
+pub use open_table::{Left, OpenTable};
 
 /// What a mount says about itself through the extended attributes of its root.
 #[derive(Clone, Debug)]

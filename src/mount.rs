@@ -2,9 +2,13 @@
 
 mod assembly;
 mod growing;
+mod left;
+mod numbers;
 mod own_indexes;
 mod pulled;
+mod remembered;
 mod resolution;
+mod start;
 mod task;
 
 use std::cmp::Reverse;
@@ -13,26 +17,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::runtime::Handle;
 
-use crate::artifact::Artifact;
 use crate::base::limits::LAYERS_MAX;
-use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use crate::base::{Digest, Error, Result};
 use crate::cache::Cache;
-use crate::content::{Content, ContentSettings, Standing};
-use crate::fs::{Filesystem, Identity};
-use crate::fuse::{FuseMount, MountSpec};
-use crate::indexing::{Layers, Stage};
+use crate::content::{Content, Standing};
+use crate::fs::Filesystem;
+use crate::fuse::FuseMount;
+use crate::indexing::Stage;
 use crate::layer::FileBody;
-use crate::oci::{SourceRef, WantedPlatform};
+use crate::oci::WantedPlatform;
 use crate::registry::{BlobSource, HostStatus, SourceOptions};
-use crate::tree::{FileRecord, Ino, Shown, View};
+use crate::tree::{FileRecord, Ino};
 
 use assembly::Part;
+use left::Kept;
 use task::Task;
 
 pub use assembly::Assembly;
+pub use left::LeftBehind;
 pub use own_indexes::OwnIndexes;
+pub use start::KeptAs;
 
 /// When bytes are checked against the blob's digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,69 +185,12 @@ pub struct Mounted {
     /// What goes on in the background as long as the mount is there.
     #[expect(dead_code, reason = "it ends when it is dropped")]
     task: Option<Task>,
+    /// What another process keeps of it; let go when it is dropped.
+    #[expect(dead_code, reason = "it does its work when it is dropped")]
+    kept: Option<Kept>,
 }
 
 impl Mounted {
-    /// Resolves, mounts and serves, through the cache of `layers`. Returns once the tree can be read; nothing has been
-    /// fetched then of layers that are files, and of others what tells their names.
-    ///
-    /// # Errors
-    /// Those of [`crate::artifact::load`], and what [`PullPolicy`] leaves no way to know; `NotFound` for a missing subPath or mount point; `Busy` for a mount point that
-    /// is one already; `Io` when the kernel refuses.
-    pub async fn start(request: &MountRequest, layers: &Arc<Layers>) -> Result<Arc<Self>> {
-        let reference: SourceRef = request.reference.parse()?;
-        let platform = request.platform.clone().unwrap_or_else(WantedPlatform::host);
-        let cache = layers.fetcher().cache();
-        let (artifact, source) =
-            pulled::load(&reference, &platform, &source_options(request), request.pull, cache).await?;
-        let settings = content_settings(request);
-        let in_reference = || format!("cannot mount {}", artifact.reference);
-        let assembly = Assembly::open(&artifact, &source, layers, settings).await.context(in_reference)?;
-        let (view, growing) = show(&artifact, &assembly, request).await.context(in_reference)?;
-        let summary = summary(&artifact, &assembly, &view, request);
-        let parts = assembly.parts().to_vec();
-        let content = Arc::new(assembly.into_content(settings));
-        let identity = Identity {
-            reference: summary.reference.clone(),
-            digest: artifact.digest.clone(),
-            owner: Some(cache.paths().control_socket()),
-        };
-        let filesystem = Arc::new(Filesystem::new(view, content.clone(), identity));
-        let mount = {
-            let filesystem = filesystem.clone();
-            let spec = MountSpec {
-                target: request.target.clone(),
-                source_name: summary.reference.clone(),
-                allow_other: request.allow_other,
-            };
-            let runtime = Handle::current();
-            let read = directories_read(&reference, cache);
-            let start = move || {
-                require_apart(&spec.target, &read)?;
-                FuseMount::start(filesystem, &spec, &runtime)
-            };
-            tokio::task::spawn_blocking(start)
-                .await
-                .map_err(|error| Error::new(ErrorKind::Io, format!("mounting broke off: {error}")))??
-        };
-        let summary = MountSummary { mountpoint: mount.target().to_owned(), ..summary };
-        tracing::info!(
-            reference = summary.reference,
-            digest = %summary.digest,
-            mountpoint = %summary.mountpoint.display(),
-            subpath = summary.subpath,
-            files = summary.files,
-            bytes = summary.total_bytes,
-            "mounted"
-        );
-        let task = match request.prefetch {
-            PrefetchPolicy::All => Some(spawn_prefetch(&filesystem, &content, cache, growing)),
-            PrefetchPolicy::Auto | PrefetchPolicy::Off => growing,
-        };
-        let cache = Arc::clone(cache);
-        Ok(Arc::new(Self { summary, mount, filesystem, content, cache, source, parts, task }))
-    }
-
     /// What was mounted where, and how far it is known by now.
     #[must_use]
     pub fn summary(&self) -> MountSummary {
@@ -344,91 +292,6 @@ impl Drop for Mounted {
             network_bytes = self.content.network_bytes(),
             "unmounted"
         );
-    }
-}
-
-/// What is shown of the layers, and the task that goes on to complete it if it is not.
-async fn show(
-    artifact: &Artifact,
-    assembly: &Assembly,
-    request: &MountRequest,
-) -> Result<(Shown, Option<Task>)> {
-    let reference = artifact.reference.to_string();
-    let subpath = request.subpath.as_deref();
-    if let Ok(settled) = tokio::time::timeout(growing::GRACE, assembly.settled(request.read_timeout)).await {
-        settled?;
-        if let Some(tree) = assembly.tree()? {
-            return Ok((View::new(Arc::new(tree), subpath, &reference)?.into(), None));
-        }
-    }
-    let (view, task) = growing::grow(assembly, subpath, &reference, request.read_timeout).await?;
-    Ok((view.into(), Some(task)))
-}
-
-fn summary(artifact: &Artifact, assembly: &Assembly, view: &Shown, request: &MountRequest) -> MountSummary {
-    let of_layers = artifact.layers.iter().flat_map(|layer| &layer.warnings);
-    MountSummary {
-        reference: artifact.reference.to_string(),
-        digest: artifact.digest.clone(),
-        mountpoint: request.target.clone(),
-        subpath: request.subpath.clone(),
-        files: view.file_count(),
-        total_bytes: view.total_bytes(),
-        layers_reading: 0,
-        failed: None,
-        warnings: artifact
-            .warnings
-            .iter()
-            .chain(of_layers)
-            .cloned()
-            .chain(assembly.warnings().to_vec())
-            .collect(),
-    }
-}
-
-/// The directories that a mount of `reference` reads from.
-fn directories_read(reference: &SourceRef, cache: &Cache) -> Vec<PathBuf> {
-    let layout = match reference {
-        SourceRef::Layout(layout) => Some(layout.path.clone()),
-        SourceRef::Registry(_) | SourceRef::Short(_) => None,
-    };
-    layout.into_iter().chain([cache.paths().root().to_owned()]).collect()
-}
-
-/// Checks that a mount on `target` leaves `directories` in sight.
-fn require_apart(target: &Path, directories: &[PathBuf]) -> Result<()> {
-    let hidden = |directory: &&PathBuf| {
-        std::fs::canonicalize(directory).is_ok_and(|directory| directory.starts_with(target))
-    };
-    match directories.iter().find(hidden) {
-        None => Ok(()),
-        Some(directory) => Err(Error::new(
-            ErrorKind::Usage,
-            format!(
-                "a mount on {} would hide {}, which it reads from; choose another directory",
-                target.display(),
-                directory.display()
-            ),
-        )),
-    }
-}
-
-/// A connection that stalls is given up while its readers still wait, in time for another attempt or two.
-fn source_options(request: &MountRequest) -> SourceOptions {
-    let share = request.read_timeout / 3;
-    let asked = &request.source;
-    SourceOptions {
-        connect_timeout: asked.connect_timeout.min(share),
-        inactivity_timeout: asked.inactivity_timeout.min(share),
-        ..asked.clone()
-    }
-}
-
-fn content_settings(request: &MountRequest) -> ContentSettings {
-    ContentSettings {
-        verify_before_read: request.verify == VerifyPolicy::BeforeRead,
-        whole_files: request.prefetch != PrefetchPolicy::Off,
-        read_timeout: request.read_timeout,
     }
 }
 

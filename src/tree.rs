@@ -27,7 +27,7 @@ use std::sync::Arc;
 use crate::base::{RelPath, Result};
 use crate::layer::{FileBody, LayerIndex, Timestamp, Xattr};
 
-pub use growth::{Growth, GrowthLayer, Unknown};
+pub use growth::{GivenNumber, Growth, GrowthLayer, TellGiven, Unknown};
 pub use shown::{GrowingView, Shown, ShownInode};
 pub use view::View;
 pub use walk::{Missing, Obstacle};

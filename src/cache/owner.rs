@@ -5,6 +5,7 @@
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Mutex;
@@ -23,25 +24,41 @@ const LEFT_LOCK_LIMIT: Duration = Duration::from_secs(1);
 /// The pause between two looks at it.
 const LEFT_LOCK_PAUSE: Duration = Duration::from_millis(10);
 
+/// That another process holds the directory for this one, and for those that come after it.
+#[derive(Debug)]
+pub struct HeldBy {
+    /// That process, which is the owner for everybody else.
+    pub pid: u32,
+    /// The lock, as the process before this one has left it.
+    pub lock: Option<OwnedFd>,
+}
+
 /// The held lock.
 #[derive(Debug)]
 pub(super) struct Owner {
+    /// The process that others know as the owner.
+    pid: u32,
     /// The directory as it was when it was taken over.
     root: (u64, u64),
     lock_file: Mutex<File>,
 }
 
 impl Owner {
-    /// Makes the directory if it is missing and becomes its owner.
-    pub(super) fn take(paths: &CachePaths) -> Result<Self> {
+    /// Makes the directory if it is missing and becomes its owner, or goes on as the one that has left its lock.
+    pub(super) fn take(paths: &CachePaths, held_by: Option<HeldBy>) -> Result<Self> {
+        let (pid, held) = held_by.map_or((std::process::id(), None), |by| (by.pid, by.lock.map(File::from)));
         let root = paths.root();
         make_directory(root).context(|| format!("cannot make the cache directory {}", root.display()))?;
         let cannot = || format!("cannot take over the cache directory {}", root.display());
         let metadata = std::fs::metadata(root).context(cannot)?;
         refuse_shared(root, &metadata)?;
-        let lock_file = take_lock_in_time(&paths.owner_lock()).context(cannot)?;
+        let lock_file = match held {
+            Some(file) if is_at(&file, &paths.owner_lock()) => Ok(file),
+            // It was removed with everything else, so it locks nothing any more.
+            _ => take_lock_in_time(&paths.owner_lock(), pid).context(cannot)?,
+        };
         match lock_file {
-            Ok(file) => Ok(Self { root: identity(&metadata), lock_file: Mutex::new(file) }),
+            Ok(file) => Ok(Self { pid, root: identity(&metadata), lock_file: Mutex::new(file) }),
             Err(pid) => Err(Error::new(
                 ErrorKind::Busy,
                 format!(
@@ -51,6 +68,11 @@ impl Owner {
                 ),
             )),
         }
+    }
+
+    /// The lock, for whoever keeps it beyond this process.
+    pub(super) fn lock(&self) -> io::Result<OwnedFd> {
+        Ok(lock(&self.lock_file).try_clone()?.into())
     }
 
     /// Makes sure that the directory is still the one that was taken over, before anything new is made in it.
@@ -65,15 +87,17 @@ impl Owner {
         match std::fs::symlink_metadata(paths.owner_lock()) {
             Ok(found) if identity(&found) == identity(&held) => Ok(()),
             Ok(_) => Err(io::Error::other("the cache directory has another owner now")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => match take_lock(&paths.owner_lock())? {
-                Ok(file) => {
-                    *lock(&self.lock_file) = file;
-                    Ok(())
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match take_lock(&paths.owner_lock(), self.pid)? {
+                    Ok(file) => {
+                        *lock(&self.lock_file) = file;
+                        Ok(())
+                    }
+                    Err(pid) => {
+                        Err(io::Error::other(format!("the cache directory belongs to process {pid} now")))
+                    }
                 }
-                Err(pid) => {
-                    Err(io::Error::other(format!("the cache directory belongs to process {pid} now")))
-                }
-            },
+            }
             Err(error) => Err(error),
         }
     }
@@ -105,24 +129,26 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
 
 /// As [`take_lock`], but not put off by the lock of nobody: a child holds the lock of the process that started
 /// it from its fork to its exec, even when that process has given it back or has died.
-fn take_lock_in_time(path: &Path) -> io::Result<std::result::Result<File, String>> {
+fn take_lock_in_time(path: &Path, own_pid: u32) -> io::Result<std::result::Result<File, String>> {
     let deadline = clock::now() + LEFT_LOCK_LIMIT;
     loop {
-        let taken = take_lock(path)?;
+        let taken = take_lock(path, own_pid)?;
         match &taken {
-            Err(pid) if is_left(pid) && clock::now() < deadline => std::thread::sleep(LEFT_LOCK_PAUSE),
+            Err(pid) if is_left(pid, own_pid) && clock::now() < deadline => {
+                std::thread::sleep(LEFT_LOCK_PAUSE)
+            }
             _ => return Ok(taken),
         }
     }
 }
 
 /// Whether the process `pid` cannot be the owner: it is this one, which is only just asking, or it is gone.
-fn is_left(pid: &str) -> bool {
-    pid == std::process::id().to_string() || !Path::new("/proc").join(pid).exists()
+fn is_left(pid: &str, own_pid: u32) -> bool {
+    pid == own_pid.to_string() || !Path::new("/proc").join(pid).exists()
 }
 
 /// The locked file, or the process id that is written in it by who has it.
-fn take_lock(path: &Path) -> io::Result<std::result::Result<File, String>> {
+fn take_lock(path: &Path, own_pid: u32) -> io::Result<std::result::Result<File, String>> {
     loop {
         let mut options = OpenOptions::new();
         let mut writer = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
@@ -143,13 +169,17 @@ fn take_lock(path: &Path) -> io::Result<std::result::Result<File, String>> {
         let named = std::fs::symlink_metadata(path);
         if named.is_ok_and(|named| identity(&named) == held) && identity(&writer.metadata()?) == held {
             // For who finds the directory taken; the lock holds without it, on a full disk too.
-            let pid = std::process::id();
-            if let Err(error) = writer.set_len(0).and_then(|()| writeln!(writer, "{pid}")) {
+            if let Err(error) = writer.set_len(0).and_then(|()| writeln!(writer, "{own_pid}")) {
                 tracing::warn!(path = %path.display(), %error, "cannot write the owner's process id");
             }
             return Ok(Ok(file));
         }
     }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let named = std::fs::symlink_metadata(path).map(|metadata| identity(&metadata));
+    file.metadata().is_ok_and(|held| named.is_ok_and(|named| named == identity(&held)))
 }
 
 fn identity(metadata: &Metadata) -> (u64, u64) {
@@ -168,7 +198,7 @@ mod tests {
         let paths = CachePaths::new(directory.path());
         for (mode, is_refused) in [(0o777, true), (0o770, true), (0o755, false), (0o700, false)] {
             std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(mode)).unwrap();
-            let taken = Owner::take(&paths);
+            let taken = Owner::take(&paths, None);
             assert_eq!(taken.is_err(), is_refused, "{mode:o}");
             if let Err(error) = taken {
                 assert!(error.to_string().contains("chmod go-w"), "{error}");
@@ -180,7 +210,7 @@ mod tests {
     fn a_lock_that_a_starting_child_still_holds_is_waited_for() {
         let directory = tempfile::tempdir().unwrap();
         let paths = CachePaths::new(directory.path());
-        let owner = Owner::take(&paths).unwrap();
+        let owner = Owner::take(&paths, None).unwrap();
         // What a fork does: the same open file in a second place, which outlives the owner's own.
         let copy = lock(&owner.lock_file).try_clone().unwrap();
         drop(owner);
@@ -188,7 +218,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(50));
             drop(copy);
         });
-        assert!(Owner::take(&paths).is_ok());
+        assert!(Owner::take(&paths, None).is_ok());
         child.join().unwrap();
     }
 }

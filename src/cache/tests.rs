@@ -29,7 +29,7 @@ fn open_at(directory: &Path, bytes_max: u64, boot: BootId) -> Arc<Cache> {
         bytes_max,
         free_space_min: FreeSpaceFloor::Bytes(0),
     };
-    Cache::open_in(settings, Surroundings { boot: Some(boot), retry_pause: Duration::ZERO }).unwrap()
+    Cache::open_in(settings, Surroundings { boot: Some(boot), retry_pause: Duration::ZERO }, None).unwrap()
 }
 
 fn open(directory: &Path) -> Arc<Cache> {

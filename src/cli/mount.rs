@@ -1,5 +1,6 @@
 //! `mount` and the hidden `owner`.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 
@@ -13,6 +14,7 @@ use crate::daemon::locate::OwnerOf;
 use crate::daemon::mounts::Answer;
 use crate::daemon::owner::Owner;
 use crate::daemon::{Client, locate, start};
+use crate::keeper::{self, Keeper};
 use crate::mount::{MountRequest, MountSummary};
 
 use super::args::{CacheLimitArgs, GlobalArgs, MountArgs};
@@ -138,18 +140,14 @@ async fn stay(client: &Client, request: &MountRequest) -> Result<(), Failure> {
         match ended {
             Ok(false) => {}
             Ok(true) => return Ok(()),
-            // An owner that is gone has unmounted everything, or can't any more.
-            Err(Unanswered::NoOwner(_)) => return Ok(require_unmounted(&request.target).await?),
+            // An owner that is gone has unmounted everything, or can't any more; or only its server is.
+            Err(Unanswered::NoOwner(_)) => match locate::owner_of(&request.target).await {
+                Ok(OwnerOf::Dead) => return Err(locate::dead(&request.target).into()),
+                Ok(_) => tokio::time::sleep(FOREGROUND_PAUSE).await,
+                Err(_) => return Ok(()),
+            },
             Err(Unanswered::Failed(error)) => return Err(error.into()),
         }
-    }
-}
-
-/// Checks that an owner that is gone left no dead mount on `target`.
-async fn require_unmounted(target: &Path) -> Result<()> {
-    match locate::owner_of(target).await {
-        Ok(OwnerOf::Dead) => Err(locate::dead(target)),
-        _ => Ok(()),
     }
 }
 
@@ -219,23 +217,51 @@ fn floor_text(floor: Floor) -> String {
     }
 }
 
-/// Serves the mounts of a cache directory, in the background of whoever started it.
+/// Holds for the processes that serve the mounts of a cache directory, in the background of whoever started it.
+/// `arguments` are theirs. Returns the status to end with.
 ///
 /// # Errors
-/// `Busy` when another process owns the directory; what opening it failed with.
-pub(super) async fn own_in_background(global: &GlobalArgs, limits: &CacheLimitArgs) -> Result<(), Failure> {
+/// When it cannot begin.
+pub(super) fn hold_in_background(arguments: Vec<OsString>) -> Result<u8> {
     match rustix::process::setsid() {
         // Started by hand from a shell, it leads a group already.
         Ok(_) | Err(Errno::PERM) => {}
         Err(error) => {
-            return Err(Error::from(std::io::Error::from(error)).context("cannot leave the terminal").into());
+            return Err(Error::from(std::io::Error::from(error)).context("cannot leave the terminal"));
         }
     }
+    let program = std::env::current_exe().context(|| "cannot find the path of this program")?;
+    let cache_dir =
+        arguments.windows(2).find(|pair| pair[0] == "--cache-dir").map(|pair| PathBuf::from(&pair[1]));
+    keeper::hold(program, arguments, |why| {
+        let Some(cache_dir) = &cache_dir else { return };
+        if let Err(error) = locate::note_given_up(cache_dir, why) {
+            eprintln!("{}", error.chain());
+        }
+    })
+}
+
+/// Serves the mounts of a cache directory, for the holder that has started this process.
+///
+/// # Errors
+/// `Busy` when another process owns the directory; what opening it failed with.
+pub(super) async fn serve_held(global: &GlobalArgs, limits: &CacheLimitArgs) -> Result<(), Failure> {
     let cache = settings::cache(global, limits)?;
     let directory: PathBuf = cache.directory.clone();
-    let owner = Owner::start(cache)?;
-    // Only now, with the directory made and taken.
-    log::to_file(global, &start::log_path(&directory))?;
+    let log = || log::to_file(global, &start::log_path(&directory));
+    let owner = match Keeper::inherit()? {
+        Some((keeper, inherited)) if inherited.kept.is_empty() => {
+            let owner = Owner::start_held(cache, keeper, inherited)?;
+            // Only now, with the directory made and taken.
+            log()?;
+            owner
+        }
+        Some((keeper, inherited)) => {
+            log()?;
+            Owner::start_held(cache, keeper, inherited)?
+        }
+        None => return Err(Error::new(ErrorKind::Usage, "this is started by `refmount owner`").into()),
+    };
     let_go_of_stderr()?;
     owner.run().await;
     Ok(())

@@ -15,8 +15,8 @@ use crate::registry::HostStatus;
 
 use super::args::{GlobalArgs, ListArgs, OutputFormat, StatusArgs, UmountArgs};
 use super::exit::{self, Failure};
-use super::log;
 use super::output::{human, print, print_json, printable, table};
+use super::{log, settings};
 
 /// Unmounts each of the targets, and goes on after one that failed.
 ///
@@ -172,7 +172,14 @@ pub(super) async fn status(global: &GlobalArgs, arguments: &StatusArgs) -> Resul
     let socket = match locate::owner_of(&target).await? {
         OwnerOf::Socket(socket) => socket,
         OwnerOf::Dead => return Err(locate::dead(&target).into()),
-        OwnerOf::Hung => return Err(unserved(ErrorKind::TimedOut, "does not answer").into()),
+        OwnerOf::Hung => {
+            let given_up =
+                settings::cache_dir(global).ok().and_then(|cache_dir| locate::given_up(&cache_dir));
+            return Err(match given_up {
+                Some(why) => unserved(ErrorKind::Io, &format!("cannot be read: {why}")).into(),
+                None => unserved(ErrorKind::TimedOut, "does not answer").into(),
+            });
+        }
         OwnerOf::Foreign => {
             return Err(
                 unserved(ErrorKind::Unauthorized, "belongs to another user, who alone may ask").into()

@@ -49,8 +49,11 @@ pub fn mount_timeout(request: &MountRequest) -> Duration {
 pub struct OwnerInfo {
     /// The version of its program.
     pub version: String,
-    /// Its process.
+    /// Its process: the one to be told to end.
     pub pid: u32,
+    /// The process that serves for it.
+    #[serde(default)]
+    pub server_pid: Option<u32>,
     /// The cache directory that it owns.
     pub cache_dir: PathBuf,
     /// The bound of its cache, in bytes.

@@ -22,6 +22,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long dropping the content of a cache may take: a terabyte is a million chunks to give back.
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// Processes that take a request and die with it, one after the other, before it is given up.
+const SERVERS_MAX: u32 = 5;
+
 /// What an answer may take beyond what the owner allows itself.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -40,6 +43,29 @@ pub enum Unanswered {
     NoOwner(Error),
     /// It said no, or nothing in time.
     Failed(Error),
+}
+
+/// Why one attempt has no answer.
+enum Broken {
+    /// Whoever took the request is gone.
+    CutOff(Error),
+    Unanswered(Unanswered),
+}
+
+impl Broken {
+    fn into_unanswered(self) -> Unanswered {
+        match self {
+            Self::CutOff(error) => Unanswered::NoOwner(error),
+            Self::Unanswered(unanswered) => unanswered,
+        }
+    }
+}
+
+/// An answer that makes no sense.
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        Self::Unanswered(Unanswered::Failed(error))
+    }
 }
 
 impl From<Unanswered> for Error {
@@ -169,55 +195,70 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|error| Unanswered::Failed(self.nonsense(&error)))
     }
 
+    /// Sends `request`, and again if whoever took it has died: another one goes on for it. There is no request that does
+    /// harm when it comes twice.
     async fn send(&self, request: RequestBuilder) -> Result<Vec<u8>, Unanswered> {
-        let answer = request.send().await.map_err(|error| self.unanswered(error))?;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let again = request.try_clone();
+            let attempt = match again {
+                Some(again) if attempts < SERVERS_MAX => again,
+                // The last one, or one that cannot be repeated.
+                _ => return self.send_once(request).await.map_err(Broken::into_unanswered),
+            };
+            match self.send_once(attempt).await {
+                Err(Broken::CutOff(error)) => tracing::debug!("asking once more: {}", error.chain()),
+                other => return other.map_err(Broken::into_unanswered),
+            }
+        }
+    }
+
+    async fn send_once(&self, request: RequestBuilder) -> Result<Vec<u8>, Broken> {
+        let answer = request.send().await.map_err(|error| self.broken(error))?;
         let status = answer.status();
         let bytes = self.body(answer).await?;
         if status.is_success() {
             return Ok(bytes);
         }
-        let body: ErrorBody =
-            serde_json::from_slice(&bytes).map_err(|error| Unanswered::Failed(self.nonsense(&error)))?;
-        if status.as_u16() == api::STATUS_ENDING {
-            return Err(Unanswered::NoOwner(body.into()));
-        }
-        Err(Unanswered::Failed(body.into()))
+        let body: ErrorBody = serde_json::from_slice(&bytes).map_err(|error| self.nonsense(&error))?;
+        Err(Broken::Unanswered(match status.as_u16() {
+            api::STATUS_ENDING => Unanswered::NoOwner(body.into()),
+            _ => Unanswered::Failed(body.into()),
+        }))
     }
 
-    async fn body(&self, answer: Response) -> Result<Vec<u8>, Unanswered> {
+    async fn body(&self, answer: Response) -> Result<Vec<u8>, Broken> {
         let mut bytes = Vec::new();
         let mut pieces = answer.bytes_stream();
         while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|error| self.unanswered(error))?;
+            let piece = piece.map_err(|error| self.broken(error))?;
             if bytes.len() + piece.len() > api::ANSWER_BYTES_MAX {
-                return Err(Unanswered::Failed(self.nonsense(&"the answer is too long")));
+                return Err(self.nonsense(&"the answer is too long").into());
             }
             bytes.extend_from_slice(&piece);
         }
         Ok(bytes)
     }
 
-    fn unanswered(&self, error: reqwest::Error) -> Unanswered {
+    fn broken(&self, error: reqwest::Error) -> Broken {
         let socket = self.socket.display();
+        let failed = |error| Broken::Unanswered(Unanswered::Failed(error));
         if error.is_timeout() {
-            return Unanswered::Failed(Error::new(
-                ErrorKind::TimedOut,
-                format!("the owner of the cache did not answer in time on {socket}"),
-            ));
+            let text = format!("the owner of the cache did not answer in time on {socket}");
+            return failed(Error::new(ErrorKind::TimedOut, text));
         }
         if error.is_builder() {
-            return Unanswered::Failed(Error::with_source(
-                ErrorKind::Usage,
-                "this cannot be asked for; paths and references must be UTF-8",
-                error.without_url(),
-            ));
+            let text = "this cannot be asked for; paths and references must be UTF-8";
+            return failed(Error::with_source(ErrorKind::Usage, text, error.without_url()));
         }
-        // It is gone, or went away while it was asked.
-        Unanswered::NoOwner(Error::with_source(
-            ErrorKind::Unavailable,
-            format!("no owner answers on {socket}"),
-            error.without_url(),
-        ))
+        let is_gone = error.is_connect();
+        let text = format!("no owner answers on {socket}");
+        let error = Error::with_source(ErrorKind::Unavailable, text, error.without_url());
+        match is_gone {
+            true => Broken::Unanswered(Unanswered::NoOwner(error)),
+            false => Broken::CutOff(error),
+        }
     }
 
     fn nonsense(&self, why: &dyn std::fmt::Display) -> Error {

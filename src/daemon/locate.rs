@@ -14,7 +14,7 @@ use rustix::mount::UnmountFlags;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+use crate::base::{Error, ErrorKind, Result, ResultExt as _, durable};
 use crate::fuse::{self, MOUNT_TYPE, MountEntry};
 
 /// The attribute of a mount's root that holds the path of its owner's control socket.
@@ -92,6 +92,30 @@ pub async fn owner_of(target: &Path) -> Result<OwnerOf> {
                 .context(|| format!("cannot ask the mount on {} for its owner", target.display()));
         }
     })
+}
+
+/// Where it stands that an owner has given up.
+fn given_up_path(cache_dir: &Path) -> PathBuf {
+    cache_dir.join("owner.failed")
+}
+
+/// Notes why the owner of `cache_dir` has given up, or that it tries again.
+///
+/// # Errors
+/// `Io`.
+pub fn note_given_up(cache_dir: &Path, why: Option<&str>) -> Result<()> {
+    let path = given_up_path(cache_dir);
+    match why {
+        Some(why) => durable::write(&path, why.as_bytes()),
+        None => std::fs::remove_file(&path).map_err(Error::from),
+    }
+    .context(|| format!("cannot change {}", path.display()))
+}
+
+/// Why the owner of `cache_dir` has given up, if it has.
+#[must_use]
+pub fn given_up(cache_dir: &Path) -> Option<String> {
+    std::fs::read_to_string(given_up_path(cache_dir)).ok()
 }
 
 /// What is wrong with the mount on `target`, of which [`owner_of`] says that nobody answers for it.

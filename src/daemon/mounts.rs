@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::base::{Error, ErrorKind, Result};
-use crate::mount::{MountRequest, MountStatus, MountSummary, Mounted};
+use crate::mount::{LeftBehind, MountRequest, MountStatus, MountSummary, Mounted};
 
 use super::api;
 
@@ -30,6 +30,15 @@ pub trait Mounter: Send + Sync {
     /// # Errors
     /// Those of [`Mounted::start`].
     async fn mount(&self, request: &MountRequest) -> Result<Arc<dyn Mount>>;
+
+    /// Serves on what a process that is gone has left.
+    ///
+    /// # Errors
+    /// Those of [`Mounted::resume`].
+    async fn resume(&self, left: LeftBehind) -> Result<Arc<dyn Mount>> {
+        let target = left.request().target.display();
+        Err(Error::new(ErrorKind::Unsupported, format!("{target}: nothing can be served on")))
+    }
 
     /// Whether `target` is still a mount of ours in the kernel's table. Asked when a request finds a mount whose
     /// end may not have been noticed yet.
@@ -183,22 +192,55 @@ impl Mounts {
 
     /// The slot of the request's target, made now if there is none; nothing once closed.
     fn slot_for(self: &Arc<Self>, request: &MountRequest) -> Option<(Slot, bool)> {
-        let mut state = self.state();
+        let state = self.state();
         if state.closed {
             return None;
         }
         if let Some(slot) = state.slots.get(&request.target) {
             return Some((slot.clone(), false));
         }
+        Some((self.begin(state, request.clone(), Beginning::Mount), true))
+    }
+
+    /// Serves on what a process that is gone has left, as if it had been asked for. Two mounts may have been left at one
+    /// place: one of them is lingering, as nobody can reach it but who has its files open.
+    pub fn resume(self: &Arc<Self>, left: LeftBehind) {
+        let state = self.state();
+        let request = left.request().clone();
+        if let Some(before) = state.slots.get(&request.target).cloned() {
+            drop(state);
+            self.linger(&before);
+            return self.resume(left);
+        }
+        self.begin(state, request, Beginning::Resume(Box::new(left)));
+    }
+
+    /// Returns once it is known of every mount that there is now what became of it.
+    pub async fn settled(&self) {
+        let slots: Vec<Slot> = self.state().slots.values().cloned().collect();
+        for slot in slots {
+            // What it failed with is told to those who ask for it.
+            let _ = known(&slot).await;
+        }
+    }
+
+    /// Makes the slot of a mount, which comes about by and by.
+    fn begin(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        request: MountRequest,
+        beginning: Beginning,
+    ) -> Slot {
         let (sender, outcome) = watch::channel(None);
-        let slot = Slot { number: state.next_number, request: request.clone(), outcome };
+        let slot = Slot { number: state.next_number, request, outcome };
         state.next_number += 1;
-        state.slots.insert(request.target.clone(), slot.clone());
+        state.slots.insert(slot.request.target.clone(), slot.clone());
         self.count.send_replace(state.count());
         drop(state);
-        let life = Life { mounts: Arc::clone(self), target: request.target.clone(), number: slot.number };
-        tokio::spawn(life.run(request.clone(), sender));
-        Some((slot, true))
+        let target = slot.request.target.clone();
+        let life = Life { mounts: Arc::clone(self), target, number: slot.number };
+        tokio::spawn(life.run(slot.request.clone(), beginning, sender));
+        slot
     }
 
     /// Whether the slot's mount has come about and is gone from the kernel's table.
@@ -341,6 +383,14 @@ impl Mounts {
     }
 }
 
+/// How a mount comes about.
+enum Beginning {
+    /// It is asked for.
+    Mount,
+    /// It is there, and was served by a process that is gone.
+    Resume(Box<LeftBehind>),
+}
+
 /// The life of one mount. Its slot goes with it, however it ends.
 struct Life {
     mounts: Arc<Mounts>,
@@ -349,8 +399,13 @@ struct Life {
 }
 
 impl Life {
-    async fn run(self, request: MountRequest, sender: watch::Sender<Outcome>) {
-        let result = self.mounts.mounter.mount(&request).await;
+    async fn run(self, request: MountRequest, beginning: Beginning, sender: watch::Sender<Outcome>) {
+        let result = match beginning {
+            Beginning::Mount => self.mounts.mounter.mount(&request).await,
+            Beginning::Resume(left) => self.mounts.mounter.resume(*left).await.inspect_err(|error| {
+                tracing::error!("lost the mount on {}: {}", self.target.display(), error.chain());
+            }),
+        };
         let mount = result.as_ref().ok().cloned();
         if let Some(mount) = mount {
             tracing::info!("mounted {} on {}", request.reference, self.target.display());

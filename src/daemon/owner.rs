@@ -5,8 +5,10 @@
 //! (SIGTERM, SIGINT), it unmounts everything and is gone within [`EXIT_LIMIT`]; one that a single mount was the reason
 //! for unmounts only that one on the first Ctrl-C.
 
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,15 +20,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::base::{ErrorKind, Result, ResultExt as _};
-use crate::cache::{Cache, CacheSettings};
+use crate::cache::{Cache, CacheSettings, HeldBy};
 use crate::fetch::Fetcher;
 use crate::fuse;
 use crate::indexing::Layers;
-use crate::mount::{MountRequest, Mounted};
+use crate::keeper::{self, Inherited, Keeper};
+use crate::mount::{KeptAs, LeftBehind, MountRequest, Mounted};
 
 use super::api::OwnerInfo;
 use super::mounts::{Mount, Mounter, Mounts};
-use super::server::{self, Served};
+use super::server::{self, ControlListener, Served};
 
 /// How long an owner waits for its first mount. Whoever started it is about to ask.
 const FIRST_MOUNT_GRACE: Duration = Duration::from_secs(10);
@@ -53,12 +56,39 @@ const ANSWERS_LIMIT: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 struct KernelMounter {
     layers: Arc<Layers>,
+    keeper: Option<Arc<Keeper>>,
+    /// That of the next mount's name.
+    next_number: AtomicU64,
+}
+
+/// What a mount's name begins with where it is kept.
+const MOUNT_NAME: &str = "mount-";
+
+impl KernelMounter {
+    /// `inherited`: what is kept under other names already.
+    fn new(cache: Arc<Cache>, keeper: Option<Arc<Keeper>>, inherited: &Inherited) -> Self {
+        let numbers = inherited.kept.keys().filter_map(|name| name.strip_prefix(MOUNT_NAME)?.parse().ok());
+        let next_number = AtomicU64::new(numbers.max().map_or(0, |number: u64| number + 1));
+        let fetcher = Fetcher::new(cache, Handle::current());
+        Self { layers: Layers::new(fetcher, Handle::current()), keeper, next_number }
+    }
+
+    fn kept_as(&self) -> Option<KeptAs> {
+        let keeper = Arc::clone(self.keeper.as_ref()?);
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        Some(KeptAs { keeper, name: format!("{MOUNT_NAME}{number}") })
+    }
 }
 
 #[async_trait]
 impl Mounter for KernelMounter {
     async fn mount(&self, request: &MountRequest) -> Result<Arc<dyn Mount>> {
-        let mounted = Mounted::start(request, &self.layers).await?;
+        let mounted = Mounted::start(request, &self.layers, self.kept_as()).await?;
+        Ok(mounted)
+    }
+
+    async fn resume(&self, left: LeftBehind) -> Result<Arc<dyn Mount>> {
+        let mounted = Mounted::resume(left, &self.layers, self.keeper.clone()).await?;
         Ok(mounted)
     }
 
@@ -124,35 +154,89 @@ impl Owner {
     /// `Busy` when another process owns the directory; those of [`Cache::open`] and [`server::bind`].
     pub fn start(settings: CacheSettings) -> Result<Self> {
         raise_descriptor_limit();
-        Self::start_with(settings, |cache| {
-            let fetcher = Fetcher::new(cache, Handle::current());
-            Arc::new(KernelMounter { layers: Layers::new(fetcher, Handle::current()) })
-        })
+        let cache = Cache::open(settings.clone())?;
+        let mounter = KernelMounter::new(Arc::clone(&cache), None, &Inherited::default());
+        let mounts = Mounts::new(Arc::new(mounter));
+        Self::start_with(settings, cache, mounts, None, std::process::id(), std::future::ready(()))
     }
 
+    /// As [`Self::start`], for a process that `keeper` holds for: goes on with what the process before this one has
+    /// left, and leaves everything to the next one when it is told to.
+    ///
+    /// # Errors
+    /// As [`Self::start`]; `Io` when the holder does not answer.
+    pub fn start_held(settings: CacheSettings, keeper: Keeper, mut inherited: Inherited) -> Result<Self> {
+        raise_descriptor_limit();
+        let keeper = Arc::new(keeper);
+        let mut take = |name: &str| inherited.kept.remove(name).and_then(|mut kept| kept.pop());
+        let (lock, socket) = (take(LOCK), take(SOCKET));
+        let cache = Cache::open_held(settings.clone(), HeldBy { pid: inherited.holder, lock })?;
+        keeper.keep(LOCK, &[cache.lock()?.as_fd()])?;
+        let mounter = KernelMounter::new(Arc::clone(&cache), Some(Arc::clone(&keeper)), &inherited);
+        let listener = match socket {
+            Some(socket) => ControlListener::inherited(socket)?,
+            None => server::bind(cache.paths().control_socket().as_path())?,
+        };
+        keeper.keep(SOCKET, &[listener.as_fd()])?;
+        if let Some(died) = &inherited.died {
+            let deaths = inherited.deaths;
+            tracing::error!(
+                deaths,
+                "the process before this one is gone: {died}; going on with what it has left"
+            );
+        }
+        let pid = inherited.holder;
+        let mounts = Mounts::new(Arc::new(mounter));
+        for (name, descriptors) in inherited.kept {
+            match LeftBehind::read(&name, descriptors) {
+                Ok(left) => mounts.resume(left),
+                Err(error) => {
+                    tracing::error!("{}", error.chain());
+                    keeper.forget(&name)?;
+                }
+            }
+        }
+        leave_when_told(Arc::clone(&keeper), Arc::clone(&cache));
+        let resumed = Arc::clone(&mounts);
+        let begin = async move {
+            // Whoever asks wants to hear of those too.
+            if timeout(RESUME_LIMIT, resumed.settled()).await.is_err() {
+                tracing::warn!("some mounts that were taken over do not answer yet");
+            }
+            if let Err(error) = keeper.ready() {
+                tracing::warn!("{}", error.chain());
+            }
+        };
+        Self::start_with(settings, cache, mounts, Some(listener), pid, begin)
+    }
+
+    /// Answers on `listener`, or on a new one, once `begin` is done. `pid` is the owner's process for others.
     fn start_with(
         settings: CacheSettings,
-        mounter: impl FnOnce(Arc<Cache>) -> Arc<dyn Mounter>,
+        cache: Arc<Cache>,
+        mounts: Arc<Mounts>,
+        listener: Option<ControlListener>,
+        pid: u32,
+        begin: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Self> {
-        // Before the lock, so that a signal never finds an owner that does not listen.
         let signals = Signals::new()?;
         let info = OwnerInfo {
             version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
+            pid,
+            server_pid: Some(std::process::id()),
             cache_dir: settings.directory.clone(),
             cache_bytes_max: settings.bytes_max,
             cache_free_space_min: Some(settings.free_space_min),
         };
-        let cache = Cache::open(settings)?;
-        let mounts = Mounts::new(mounter(Arc::clone(&cache)));
         let socket = cache.paths().control_socket().to_owned();
-        let listener = server::bind(&socket)?;
+        let listener = listener.map_or_else(|| server::bind(&socket), Ok)?;
         let served = Served { mounts: Arc::clone(&mounts), cache: Arc::clone(&cache), info };
         let (stop_server, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(async move {
             let stopped = async move {
                 let _ = stopped.await;
             };
+            begin.await;
             let service = axum::serve(listener, server::router(served)).with_graceful_shutdown(stopped);
             if let Err(error) = service.await {
                 tracing::error!("the control socket failed: {error}");
@@ -239,6 +323,31 @@ impl Owner {
         if timeout(ANSWERS_LIMIT, &mut server).await.is_err() {
             server.abort();
         }
+    }
+}
+
+/// How long whoever asks waits for mounts that are being taken over. Each takes some milliseconds, unless a layer of it has
+/// to be read again.
+const RESUME_LIMIT: Duration = Duration::from_secs(5);
+
+/// The names that the lock and the socket are kept under.
+const LOCK: &str = "lock";
+const SOCKET: &str = "socket";
+
+/// Leaves everything to the next process as soon as the holder says so: makes the cache durable and ends, without
+/// unmounting anything.
+fn leave_when_told(keeper: Arc<Keeper>, cache: Arc<Cache>) {
+    let wait = move || {
+        if !keeper.wait_for_hand_over() {
+            tracing::warn!("the holder of this process is gone; if this one dies, so do its mounts");
+            return;
+        }
+        tracing::info!("leaving everything to the next process");
+        cache.sync();
+        std::process::exit(i32::from(keeper::HANDED_OVER));
+    };
+    if let Err(error) = std::thread::Builder::new().name("hand-over".to_owned()).spawn(wait) {
+        tracing::warn!("cannot start a thread: {error}");
     }
 }
 

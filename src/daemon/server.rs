@@ -4,6 +4,7 @@
 //! others; and every connection's peer must be the owner's user or root, which holds even where a mode does not.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,6 +65,25 @@ pub fn bind(path: &Path) -> Result<ControlListener> {
     };
     let inner = bind().context(|| format!("cannot make the control socket {}", path.display()))?;
     Ok(ControlListener { inner, owner_uid: rustix::process::geteuid().as_raw() })
+}
+
+impl ControlListener {
+    /// The one that a process before this one has made.
+    ///
+    /// # Errors
+    /// `Io` when it is none.
+    pub fn inherited(socket: OwnedFd) -> Result<Self> {
+        let listener = std::os::unix::net::UnixListener::from(socket);
+        let inner = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
+        let inner = inner.context(|| "cannot take over the control socket")?;
+        Ok(Self { inner, owner_uid: rustix::process::geteuid().as_raw() })
+    }
+}
+
+impl AsFd for ControlListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
 }
 
 /// Accepts connections of the owner's user and of root.

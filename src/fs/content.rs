@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::base::{Digest, Result};
-use crate::content::{Content, DirectFile, Standing};
+use crate::content::{Content, DirectFile, Kept, Standing};
 use crate::layer::FileBody;
 
 /// The bytes of a mount's files, each of them named by its layer. See [`Content`], whose methods these are.
@@ -30,6 +30,12 @@ pub trait FileContent: Debug + Send + Sync {
 
     /// See [`Content::direct`].
     fn direct(&self, file: &FileBody) -> Option<DirectFile>;
+
+    /// See [`Content::keep`].
+    fn keep(&self, file: &FileBody) -> Kept {
+        let _ = file;
+        Kept::default()
+    }
 
     /// See [`Content::digest`].
     fn digest(&self, layer: usize) -> &Digest;
@@ -60,6 +66,10 @@ impl FileContent for Content {
 
     fn direct(&self, file: &FileBody) -> Option<DirectFile> {
         Content::direct(self, file)
+    }
+
+    fn keep(&self, file: &FileBody) -> Kept {
+        Content::keep(self, file)
     }
 
     fn digest(&self, layer: usize) -> &Digest {

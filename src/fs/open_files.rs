@@ -7,8 +7,16 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::content::DirectFile;
+use crate::content::Kept;
 use crate::tree::Ino;
+
+use super::open_table::{CarriedOut, Left, OpenRecord, OpenTable};
+
+/// What the kernel knows a file by that it reads itself.
+pub trait Registration {
+    /// Its number.
+    fn number(&self) -> u32;
+}
 
 /// A file that was handed to the kernel; `B` is what the kernel knows it by.
 #[derive(Debug)]
@@ -16,7 +24,7 @@ pub struct Handed<B> {
     /// The registration, undone when this is dropped.
     pub backing: B,
     /// Keeps the file in the cache for as long.
-    pub file: DirectFile,
+    pub kept: Kept,
 }
 
 /// How an inode is read.
@@ -39,73 +47,133 @@ impl<B> Clone for OpenMode<B> {
 
 #[derive(Debug)]
 struct OpenFile<B> {
-    opens: u64,
+    opens: u32,
     mode: OpenMode<B>,
 }
 
 /// See the module's text.
 #[derive(Debug)]
 pub struct OpenFiles<B> {
-    table: Mutex<HashMap<Ino, OpenFile<B>>>,
+    table: Mutex<Table<B>>,
+    carried_out: CarriedOut,
+}
+
+#[derive(Debug)]
+struct Table<B> {
+    open: HashMap<Ino, OpenFile<B>>,
+    /// Where it is noted for the next process; none where nobody keeps it.
+    noted: Option<OpenTable>,
 }
 
 impl<B> Default for OpenFiles<B> {
     fn default() -> Self {
-        Self { table: Mutex::default() }
+        let table = Table { open: HashMap::new(), noted: None };
+        Self { table: Mutex::new(table), carried_out: CarriedOut::default() }
     }
 }
 
-impl<B> OpenFiles<B> {
-    /// Counts one more open of `ino` and returns its mode. `hand_over` is asked on the first one: it gives
-    /// the file to the kernel, if there is one to give.
-    pub fn open(&self, ino: Ino, hand_over: impl FnOnce() -> Option<Handed<B>>) -> OpenMode<B> {
-        if let Some(mode) = Self::join(&mut self.lock(), ino) {
+impl<B: Registration> OpenFiles<B> {
+    /// Nothing yet; what comes is noted in `noted`.
+    #[must_use]
+    pub fn noted(noted: OpenTable) -> Self {
+        let table = Table { open: HashMap::new(), noted: Some(noted) };
+        Self { table: Mutex::new(table), carried_out: CarriedOut::default() }
+    }
+
+    /// What is noted in `noted`, of which `left` is what a process before this one has left. `inherit` makes the
+    /// registration of an inode and what keeps its file.
+    pub fn noted_in(noted: OpenTable, left: Left, inherit: impl Fn(Ino, u32) -> Handed<B>) -> Self {
+        let of_record = |record: OpenRecord| {
+            let mode = match record.backing {
+                None => OpenMode::Cached,
+                Some(number) => OpenMode::Direct(Arc::new(inherit(record.ino, number))),
+            };
+            (record.ino, OpenFile { opens: record.opens, mode })
+        };
+        let open = left.open.into_iter().map(of_record).collect();
+        let table = Table { open, noted: Some(noted) };
+        Self { table: Mutex::new(table), carried_out: left.carried_out }
+    }
+
+    /// Counts one more open of `ino`, by the request `unique`, and returns its mode. `hand_over` is asked on the first
+    /// one: it gives the file to the kernel, if there is one to give.
+    pub fn open(&self, ino: Ino, unique: u64, hand_over: impl FnOnce() -> Option<Handed<B>>) -> OpenMode<B> {
+        let counts = !self.carried_out.contains(unique);
+        if let Some(mode) = self.lock().join(ino, unique, counts) {
             return mode;
         }
         // Without the lock, as this may wait for the disk. Another open may decide meanwhile; then ours
         // gives way, and is undone when the lock is free again.
         let mode = hand_over().map_or(OpenMode::Cached, |handed| OpenMode::Direct(Arc::new(handed)));
         let mut table = self.lock();
-        if let Some(decided) = Self::join(&mut table, ino) {
+        if let Some(decided) = table.join(ino, unique, true) {
             drop(table);
             return decided;
         }
-        table.insert(ino, OpenFile { opens: 1, mode: mode.clone() });
+        table.open.insert(ino, OpenFile { opens: 1, mode: mode.clone() });
+        table.note(ino, unique);
         mode
     }
 
-    /// Counts one close of `ino`; the last one forgets its mode.
-    pub fn close(&self, ino: Ino) {
+    /// Counts one close of `ino`, by the request `unique`; the last one forgets its mode.
+    pub fn close(&self, ino: Ino, unique: u64) {
+        if self.carried_out.contains(unique) {
+            return;
+        }
         let mut table = self.lock();
-        let Some(open) = table.get_mut(&ino) else { return };
+        let Some(open) = table.open.get_mut(&ino) else { return };
         open.opens -= 1;
-        if open.opens == 0 {
-            let last = table.remove(&ino);
+        let is_last = open.opens == 0;
+        table.note(ino, unique);
+        if is_last {
+            let last = table.open.remove(&ino);
             drop(table);
             drop(last);
         }
     }
+}
 
+impl<B> OpenFiles<B> {
     /// Whether the kernel reads `ino` itself right now.
     #[must_use]
     pub fn is_direct(&self, ino: Ino) -> bool {
-        self.lock().get(&ino).is_some_and(|open| matches!(open.mode, OpenMode::Direct(_)))
+        self.lock().open.get(&ino).is_some_and(|open| matches!(open.mode, OpenMode::Direct(_)))
     }
 
     /// How many inodes are open.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.lock().len()
+        self.lock().open.len()
     }
 
-    fn join(table: &mut HashMap<Ino, OpenFile<B>>, ino: Ino) -> Option<OpenMode<B>> {
-        let open = table.get_mut(&ino)?;
-        open.opens += 1;
-        Some(open.mode.clone())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Ino, OpenFile<B>>> {
+    fn lock(&self) -> MutexGuard<'_, Table<B>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: Registration> Table<B> {
+    /// The mode of `ino`, if it is open; it is open once more then, if that `counts`.
+    fn join(&mut self, ino: Ino, unique: u64, counts: bool) -> Option<OpenMode<B>> {
+        let open = self.open.get_mut(&ino)?;
+        let mode = open.mode.clone();
+        if counts {
+            open.opens += 1;
+            self.note(ino, unique);
+        }
+        Some(mode)
+    }
+
+    /// Notes how it stands with `ino`, before the kernel is told.
+    fn note(&mut self, ino: Ino, unique: u64) {
+        let (Some(noted), Some(open)) = (&mut self.noted, self.open.get(&ino)) else { return };
+        let backing = match &open.mode {
+            OpenMode::Cached => None,
+            OpenMode::Direct(handed) => Some(handed.backing.number()),
+        };
+        if let Err(error) = noted.write(OpenRecord { ino, opens: open.opens, backing }, unique) {
+            tracing::error!(%ino, %error, "cannot note an open file; the next process will not know it");
+            self.noted = None;
+        }
     }
 }
 
@@ -113,8 +181,14 @@ impl<B> OpenFiles<B> {
 mod tests {
     use super::*;
 
+    impl Registration for u32 {
+        fn number(&self) -> u32 {
+            *self
+        }
+    }
+
     fn handed(backing: u32) -> Option<Handed<u32>> {
-        Some(Handed { backing, file: DirectFile::unpinned(tempfile::tempfile().unwrap()) })
+        Some(Handed { backing, kept: Kept::default() })
     }
 
     fn backing(mode: &OpenMode<u32>) -> Option<u32> {
@@ -128,19 +202,19 @@ mod tests {
     fn the_first_open_decides_until_the_last_close() {
         let files = OpenFiles::default();
         let ino = Ino(7);
-        assert_eq!(backing(&files.open(ino, || None)), None);
-        assert_eq!(backing(&files.open(ino, || panic!("decided already"))), None);
-        files.close(ino);
-        assert_eq!(backing(&files.open(ino, || panic!("still open"))), None);
-        files.close(ino);
-        files.close(ino);
+        assert_eq!(backing(&files.open(ino, 0, || None)), None);
+        assert_eq!(backing(&files.open(ino, 0, || panic!("decided already"))), None);
+        files.close(ino, 0);
+        assert_eq!(backing(&files.open(ino, 0, || panic!("still open"))), None);
+        files.close(ino, 0);
+        files.close(ino, 0);
         assert_eq!(files.count(), 0);
-        assert_eq!(backing(&files.open(ino, || handed(3))), Some(3));
-        assert_eq!(backing(&files.open(ino, || panic!("one registration"))), Some(3));
+        assert_eq!(backing(&files.open(ino, 0, || handed(3))), Some(3));
+        assert_eq!(backing(&files.open(ino, 0, || panic!("one registration"))), Some(3));
         assert!(files.is_direct(ino) && !files.is_direct(Ino(8)));
-        files.close(ino);
-        files.close(ino);
-        files.close(ino);
+        files.close(ino, 0);
+        files.close(ino, 0);
+        files.close(ino, 0);
         assert_eq!(files.count(), 0);
     }
 
@@ -148,14 +222,42 @@ mod tests {
     fn an_open_that_was_overtaken_takes_the_mode_of_the_other() {
         let files = OpenFiles::default();
         let ino = Ino(7);
-        let overtaken = files.open(ino, || {
-            assert_eq!(backing(&files.open(ino, || handed(1))), Some(1));
+        let overtaken = files.open(ino, 0, || {
+            assert_eq!(backing(&files.open(ino, 0, || handed(1))), Some(1));
             handed(2)
         });
         assert_eq!(backing(&overtaken), Some(1));
-        files.close(ino);
+        files.close(ino, 0);
         assert!(files.is_direct(ino));
-        files.close(ino);
+        files.close(ino, 0);
         assert_eq!(files.count(), 0);
+    }
+
+    #[test]
+    fn a_request_that_comes_again_counts_once() {
+        const RESENT: u64 = 1 << 63;
+        let file = tempfile::tempfile().unwrap();
+        let next = || {
+            let (noted, left) = OpenTable::load(file.try_clone().unwrap()).unwrap();
+            OpenFiles::noted_in(noted, left, |_, number| handed(number).unwrap())
+        };
+        let (cached, direct) = (Ino(7), Ino(8));
+        let files = next();
+        files.open(cached, 2, || None);
+        files.open(cached, 4, || panic!("decided already"));
+        files.open(direct, 6, || handed(3));
+        // The process ends here, and the kernel never got the answers to the last two.
+        let files = next();
+        assert_eq!(backing(&files.open(cached, 4 | RESENT, || panic!("open"))), None);
+        assert_eq!(backing(&files.open(direct, 6 | RESENT, || panic!("open"))), Some(3));
+        files.close(cached, 8);
+        files.close(cached, 10);
+        files.close(direct, 12);
+        assert_eq!(files.count(), 0);
+        // Nor does it get the answer to a close.
+        let files = next();
+        files.open(direct, 14, || handed(4));
+        files.close(direct, 12 | RESENT);
+        assert_eq!(files.count(), 1);
     }
 }

@@ -8,24 +8,27 @@ use std::ffi::OsStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation,
-    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
-    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
+use crate::content::DirectFile;
 use crate::fs::{Attributes, Filesystem, FsError, FsResult, Handed, OpenFiles, OpenMode};
 use crate::layer::FileBody;
 use crate::tree::Ino;
 
 use super::convert::{TTL, errno, file_attr, file_type, no_entry};
+use super::device::{Backing, Device};
+use super::greeting::Greeting;
 use super::tuning;
 
 /// No state hangs on a handle: everything follows from the inode.
@@ -39,53 +42,67 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// See the module's text.
-#[derive(Debug)]
+/// See the module's text. Clones are the same mount, each for a queue of its own.
+#[derive(Clone, Debug)]
 pub(super) struct Adapter {
     fs: Arc<Filesystem>,
-    open_files: Arc<OpenFiles<BackingId>>,
+    open_files: Arc<OpenFiles<Backing>>,
+    device: Device,
     runtime: Handle,
+    /// What was agreed upon with the kernel.
+    greeting: Arc<OnceLock<Greeting>>,
     /// Whether the kernel takes files to read by itself.
-    passthrough: AtomicBool,
+    passthrough: Arc<AtomicBool>,
     /// After this a read is answered, whatever happens.
     read_limit: Option<Duration>,
 }
 
 impl Adapter {
-    pub(super) fn new(fs: Arc<Filesystem>, open_files: Arc<OpenFiles<BackingId>>, runtime: Handle) -> Self {
+    pub(super) fn new(
+        fs: Arc<Filesystem>,
+        open_files: Arc<OpenFiles<Backing>>,
+        device: Device,
+        runtime: Handle,
+    ) -> Self {
         let read_limit = tuning::read_limit();
-        Self { fs, open_files, runtime, passthrough: AtomicBool::new(false), read_limit }
+        let (greeting, passthrough) = Default::default();
+        Self { fs, open_files, device, runtime, greeting, passthrough, read_limit }
+    }
+
+    /// What was agreed upon with the kernel, once it has greeted.
+    pub(super) fn greeting(&self) -> Option<Greeting> {
+        self.greeting.get().copied()
     }
 
     pub(super) fn filesystem(&self) -> &Arc<Filesystem> {
         &self.fs
     }
 
-    fn open_file(&self, ino: Ino, reply: ReplyOpen) {
+    fn open_file(&self, ino: Ino, unique: u64, reply: ReplyOpen) {
         // Content may start tasks.
         let _runtime = self.runtime.enter();
         let file = match self.fs.opened(ino) {
             Ok(file) => file,
             Err(error) => return reply.error(errno(&error)),
         };
-        match self.open_files.open(ino, || self.hand_over(&file, &reply)) {
+        match self.open_files.open(ino, unique, || self.hand_over(&file)) {
             OpenMode::Cached => {
                 reply.opened(NO_HANDLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
             }
             OpenMode::Direct(handed) => {
-                reply.opened_passthrough(NO_HANDLE, FopenFlags::FOPEN_NOFLUSH, &handed.backing);
+                handed.backing.opened(reply, NO_HANDLE, FopenFlags::FOPEN_NOFLUSH);
             }
         }
     }
 
     /// Gives `file` to the kernel, if it is complete and the kernel takes it.
-    fn hand_over(&self, file: &FileBody, reply: &ReplyOpen) -> Option<Handed<BackingId>> {
+    fn hand_over(&self, file: &FileBody) -> Option<Handed<Backing>> {
         if !self.passthrough.load(Ordering::Relaxed) {
             return None;
         }
-        let file = self.fs.content().direct(file)?;
-        match reply.open_backing(&file.file) {
-            Ok(backing) => Some(Handed { backing, file }),
+        let DirectFile { file, kept } = self.fs.content().direct(file)?;
+        match self.device.register(&file) {
+            Ok(backing) => Some(Handed { backing, kept }),
             Err(error) => {
                 // Without the privilege, or with a cache on a stacked file system, it never works; a lack
                 // of memory or descriptors passes.
@@ -196,7 +213,10 @@ fn read_only() -> Errno {
 
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        *self.passthrough.get_mut() = tuning::configure(config);
+        let (passthrough, greeting) = tuning::configure(config);
+        self.passthrough.store(passthrough, Ordering::Relaxed);
+        // The first one is the kernel's own; any other is that one told again.
+        let _ = self.greeting.set(greeting);
         Ok(())
     }
 
@@ -233,13 +253,13 @@ impl fuser::Filesystem for Adapter {
         });
     }
 
-    fn open(&self, _: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         guarded("open", || {
             let truncates = rustix::fs::OFlags::TRUNC.bits().cast_signed();
             if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & truncates != 0 {
                 return reply.error(read_only());
             }
-            self.open_file(ino(number), reply);
+            self.open_file(ino(number), request.unique().0, reply);
         });
     }
 
@@ -259,7 +279,7 @@ impl fuser::Filesystem for Adapter {
 
     fn release(
         &self,
-        _: &Request,
+        request: &Request,
         number: INodeNo,
         _: FileHandle,
         _: OpenFlags,
@@ -268,7 +288,7 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         guarded("release", || {
-            self.open_files.close(ino(number));
+            self.open_files.close(ino(number), request.unique().0);
             reply.ok();
         });
     }

@@ -13,6 +13,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 
 use super::fusermount;
@@ -31,7 +33,24 @@ pub(super) struct Attachment {
     gone: AtomicBool,
 }
 
+/// What the next process has to know of a mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct AttachmentRecord {
+    entry: MountEntry,
+    unique_id: Option<u64>,
+}
+
 impl Attachment {
+    pub(super) fn record(&self) -> AttachmentRecord {
+        AttachmentRecord { entry: self.entry.clone(), unique_id: self.unique_id }
+    }
+
+    /// The mount that a process which is gone has noted, whether or not it is there still.
+    pub(super) fn of_record(record: AttachmentRecord) -> Self {
+        let AttachmentRecord { entry, unique_id } = record;
+        Self { entry, unique_id, gone: AtomicBool::new(false) }
+    }
+
     /// The mount that `entry` describes, right after it was made.
     pub(super) fn new(entry: MountEntry) -> Self {
         let unique_id = hold(&entry.target).ok().and_then(|place| unique_id(&place));

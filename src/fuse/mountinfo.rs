@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::{Result, ResultExt as _};
 
 /// The type that our mounts have.
@@ -13,7 +15,7 @@ pub const MOUNT_TYPE: &str = "fuse.refmount";
 const TABLE: &str = "/proc/self/mountinfo";
 
 /// One mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountEntry {
     /// Unique among the mounts that exist now.
     pub id: u64,

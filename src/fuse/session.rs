@@ -1,8 +1,8 @@
-//! The threads that serve one mount.
+//! The threads that serve one mount, each with a queue of its own where the user may have one.
 
 use std::fs::File;
 use std::num::NonZero;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use fuser::{Config, Session, SessionACL};
@@ -12,45 +12,128 @@ use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 
 use super::adapter::Adapter;
 use super::attachment::Attachment;
+use super::device::{self, Device};
+use super::greeting::Greeting;
 use super::invalidate::{self, NotifierSlot};
 
 /// Fewer would let one slow disk read stop all others; more than this many only contend for the kernel's
 /// queue, since a thread never waits for the network.
 const THREADS: std::ops::RangeInclusive<usize> = 2..=8;
 
-/// Greets the kernel and serves `device` until the mount is gone; what is returned turns `true` then.
-pub(super) fn serve(
-    adapter: Adapter,
-    device: OwnedFd,
-    attachment: Arc<Attachment>,
-) -> Result<watch::Receiver<bool>> {
-    let filesystem = Arc::clone(adapter.filesystem());
-    // Who may look is the kernel's business (`allow_other`), which knows user namespaces and mapped users;
-    // fuser's own check compares bare numbers.
-    let session = Session::from_fd(adapter, device, SessionACL::All, config())
-        .map_err(|error| Error::new(ErrorKind::Io, format!("the kernel's greeting failed: {error}")))?;
-    let slot = NotifierSlot::new(session.notifier());
-    let (sender, ended) = watch::channel(false);
-    invalidate::watch(&filesystem, slot.clone())?;
-    std::thread::Builder::new()
-        .name("fuse-session".to_owned())
-        .spawn(move || {
-            let served = session.run();
-            slot.close();
-            match served {
-                Err(error) if !is_end(&error) => {
-                    tracing::error!(mountpoint = %attachment.target().display(), "serving ended: {error}");
+/// The queues of a mount, greeted and not yet served.
+pub(super) struct Queues {
+    sessions: Vec<Session<Adapter>>,
+    device: Device,
+    greeting: Greeting,
+}
+
+impl Queues {
+    /// Waits for the greeting of the kernel on `device`, and opens further queues of it.
+    pub(super) fn greet(adapter: &Adapter, device: &Device, first: OwnedFd) -> Result<Self> {
+        let is_single = File::options().read(true).write(true).open("/dev/fuse").is_err();
+        let session = Session::from_fd(adapter.clone(), first, SessionACL::All, config(is_single))
+            .map_err(|error| Error::new(ErrorKind::Io, format!("the kernel's greeting failed: {error}")))?;
+        let greeting = adapter
+            .greeting()
+            .ok_or_else(|| Error::new(ErrorKind::Io, "the kernel's greeting was not understood"))?;
+        let mut queues = Self { sessions: vec![session], device: device.clone(), greeting };
+        while !is_single && queues.sessions.len() < threads() {
+            let other = device::clone(queues.first()).context(|| "cannot open another queue")?;
+            queues.add(adapter, &other, is_single)?;
+        }
+        Ok(queues)
+    }
+
+    /// Takes over `descriptors`, which a process before this one has served and which `greeting` was said to. The kernel
+    /// sends again what that one has left without an answer.
+    pub(super) fn take_over(
+        adapter: &Adapter,
+        device: &Device,
+        descriptors: &[OwnedFd],
+        greeting: Greeting,
+    ) -> Result<Self> {
+        let mut queues = Self { sessions: Vec::new(), device: device.clone(), greeting };
+        for queue in descriptors {
+            queues.add(adapter, queue, descriptors.len() == 1)?;
+        }
+        if let Some(first) = descriptors.first()
+            && let Err(error) = device::resend(first)
+        {
+            tracing::debug!("the kernel does not send again what was not answered: {error}");
+        }
+        Ok(queues)
+    }
+
+    fn add(&mut self, adapter: &Adapter, queue: &OwnedFd, is_single: bool) -> Result<()> {
+        let cannot = || "cannot serve a queue";
+        let (ours, theirs) = self.greeting.waiting().context(cannot)?;
+        let session = Session::from_fd(adapter.clone(), ours, SessionACL::All, config(is_single));
+        let session = session.context(cannot)?;
+        drop(theirs);
+        device::replace(session.as_fd(), queue).context(cannot)?;
+        self.sessions.push(session);
+        Ok(())
+    }
+
+    pub(super) fn greeting(&self) -> Greeting {
+        self.greeting
+    }
+
+    /// The descriptors of the queues.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sessions.iter().map(|session| session.as_fd())
+    }
+
+    fn first(&self) -> BorrowedFd<'_> {
+        self.sessions[0].as_fd()
+    }
+
+    /// Serves until the mount is gone; what is returned turns `true` then.
+    pub(super) fn serve(
+        self,
+        adapter: &Adapter,
+        attachment: Arc<Attachment>,
+    ) -> Result<watch::Receiver<bool>> {
+        let filesystem = Arc::clone(adapter.filesystem());
+        let Some(first) = self.sessions.first() else {
+            return Err(Error::new(ErrorKind::Io, "there is no queue to serve"));
+        };
+        let slot = NotifierSlot::new(first.notifier());
+        let (sender, ended) = watch::channel(false);
+        invalidate::watch(&filesystem, slot.clone())?;
+        let mut threads = Vec::new();
+        for session in self.sessions {
+            threads.push(spawn("fuse-session", move || session.run())?);
+        }
+        let device = self.device;
+        spawn("fuse-end", move || {
+            for thread in threads {
+                match thread.join() {
+                    Ok(Err(error)) if !is_end(&error) => {
+                        let mountpoint = attachment.target().display();
+                        tracing::error!(%mountpoint, "serving ended: {error}");
+                    }
+                    Ok(_) => {}
+                    Err(_) => tracing::error!("a bug: a thread that serves a mount panicked"),
                 }
-                _ => {}
             }
+            slot.close();
+            device.close();
             // Gone in most cases; after a failure or an abort it would answer ENOTCONN for ever.
             if let Err(error) = attachment.detach_if_left() {
                 tracing::warn!("a mount stays behind: {}", error.chain());
             }
             sender.send_replace(true);
-        })
-        .context(|| "cannot start a thread")?;
-    Ok(ended)
+        })?;
+        Ok(ended)
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<std::thread::JoinHandle<T>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).context(|| "cannot start a thread")
 }
 
 /// How the kernel ends a connection: by unmounting, or by cutting it off after a lazy unmount.
@@ -62,12 +145,17 @@ fn is_end(error: &std::io::Error) -> bool {
     )
 }
 
-fn config() -> Config {
+fn threads() -> usize {
     let cores = std::thread::available_parallelism().map_or(*THREADS.start(), NonZero::get);
+    cores.clamp(*THREADS.start(), *THREADS.end())
+}
+
+/// `is_single`: all threads share one queue.
+fn config(is_single: bool) -> Config {
     let mut config = Config::default();
+    // Who may look is the kernel's business (`allow_other`), which knows user namespaces and mapped users;
+    // fuser's own check compares bare numbers.
     config.acl = SessionACL::All;
-    config.n_threads = Some(cores.clamp(*THREADS.start(), *THREADS.end()));
-    // A queue for each thread. fuser opens the device again for it, which not every user may.
-    config.clone_fd = File::options().read(true).write(true).open("/dev/fuse").is_ok();
+    config.n_threads = Some(if is_single { threads() } else { 1 });
     config
 }

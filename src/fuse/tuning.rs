@@ -7,6 +7,8 @@ use fuser::{InitFlags, KernelConfig};
 
 use crate::base::CHUNK_BYTES;
 
+use super::greeting::Greeting;
+
 /// What makes reading faster or names cheaper; each is taken where the kernel has it.
 ///
 /// Not wanted: invalidation of pages when a time or size changes (nothing changes), and handles for NFS
@@ -39,12 +41,18 @@ const READ_AHEAD_KIB: u64 = CHUNK_BYTES / 1024;
 /// Directory of the kernel's limits on FUSE.
 const LIMITS: &str = "/proc/sys/fs/fuse";
 
-/// Applies all of it to `config`; returns whether files can be handed to the kernel.
-pub(super) fn configure(config: &mut KernelConfig) -> bool {
+/// What the library asks for by itself, of which later processes have to know too.
+const OF_LIBRARY: InitFlags = InitFlags::FUSE_ASYNC_READ.union(InitFlags::FUSE_BIG_WRITES);
+
+/// Applies all of it to `config`; returns whether files can be handed to the kernel, and what the kernel said.
+pub(super) fn configure(config: &mut KernelConfig) -> (bool, Greeting) {
+    let offered = config.capabilities();
+    let mut agreed = offered & OF_LIBRARY;
     for capability in CAPABILITIES {
         if config.add_capabilities(capability).is_err() {
             tracing::debug!(?capability, "the kernel lacks a capability");
         }
+        agreed |= offered & capability;
     }
     let bytes_max = u32::try_from(CHUNK_BYTES).unwrap_or(u32::MAX);
     // It also decides how many pages a read may have.
@@ -56,12 +64,19 @@ pub(super) fn configure(config: &mut KernelConfig) -> bool {
     if refused.iter().any(Option::is_some) {
         tracing::debug!(?refused, "a limit was refused; the default stays");
     }
+    // The kernel offers its default, 128 KiB; see `raise_read_ahead`.
+    let max_readahead = config.set_max_readahead(u32::MAX).err().unwrap_or(bytes_max);
     if let Err(highest) = config.set_max_readahead(bytes_max) {
-        // The kernel offers its default, 128 KiB; see `raise_read_ahead`.
         tracing::debug!(highest, "read-ahead as the kernel offers it");
     }
     // A depth of 1 leaves room for an overlay file system above.
-    config.set_max_stack_depth(1).is_ok() && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+    let passthrough =
+        config.set_max_stack_depth(1).is_ok() && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+    agreed |= offered & InitFlags::FUSE_PASSTHROUGH;
+    let version = config.kernel_abi();
+    let greeting =
+        Greeting { major: version.0, minor: version.1, max_readahead, capabilities: agreed.bits() };
+    (passthrough, greeting)
 }
 
 /// Raises the read-ahead of the mount with number `device` above what the handshake allows. Needs root and

@@ -1,5 +1,6 @@
 //! A mount whose layers are still being read for the first time: its tree grows as they are.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use crate::indexing::Found;
 use crate::tree::{GrowingView, Growth, GrowthLayer, Tree};
 
 use super::assembly::{Assembly, Part};
+use super::numbers;
 use super::task::Task;
 
 /// How long a mount waits for first readings that are under way: most are over by then, and what is known is refused at
@@ -15,7 +17,8 @@ use super::task::Task;
 pub(super) const GRACE: Duration = Duration::from_millis(300);
 
 /// The view of `subpath` of what `assembly` has so far, and the task that brings it to its end. `stall_timeout` is how
-/// long nothing at all may come before those that wait for a name get an error.
+/// long nothing at all may come before those that wait for a name get an error. The numbers that are given out are noted in
+/// `numbers`.
 ///
 /// # Errors
 /// As [`GrowingView::new`]; what a layer cannot be read with.
@@ -24,6 +27,7 @@ pub(super) async fn grow(
     subpath: Option<&str>,
     reference: &str,
     stall_timeout: Duration,
+    numbers: Option<&File>,
 ) -> Result<(GrowingView, Task)> {
     let mut layers = Vec::new();
     for part in assembly.parts() {
@@ -37,6 +41,9 @@ pub(super) async fn grow(
         });
     }
     let growth = Arc::new(Growth::new(layers));
+    if let Some(numbers) = numbers {
+        numbers::note(&growth, numbers)?;
+    }
     for (at, part) in assembly.parts().iter().enumerate() {
         let (told, names_entries) = (Arc::clone(&growth), part.names_entries());
         assembly.watch(

@@ -17,9 +17,10 @@ use crate::oci::{Descriptor, SourceRef, WantedPlatform};
 use crate::registry::{Access, AccessKey, BlobBody, BlobSource, HostStatus, RawManifest, SourceOptions};
 
 use super::PullPolicy;
+use super::remembered::{Memory, Remembered};
 use super::resolution::Resolution;
 
-/// Resolves `reference` by `policy`. A layout is at hand: it is always asked itself.
+/// Resolves `reference` by `policy`; what was said is in `memory` then. A layout is at hand: it is always asked itself.
 ///
 /// # Errors
 /// Those of [`artifact::load`]; with [`PullPolicy::Never`], `NotFound` for what the cache does not hold, `Unauthorized`
@@ -30,14 +31,17 @@ pub(super) async fn load(
     options: &SourceOptions,
     policy: PullPolicy,
     cache: &Arc<Cache>,
+    memory: &Memory,
 ) -> Result<(Artifact, Arc<dyn BlobSource>)> {
     if matches!(reference, SourceRef::Layout(_)) {
-        return artifact::load(reference, wanted, options).await;
+        let wrap = |_: &SourceRef, source| -> Arc<dyn BlobSource> { Remembered::of(source, memory) };
+        return artifact::load_through(reference, wanted, options, &wrap).await;
     }
     let by = |answers| {
         let cache = Arc::clone(cache);
         move |reference: &SourceRef, source: Arc<dyn BlobSource>| -> Arc<dyn BlobSource> {
-            Arc::new(Pulled { source, reference: reference.clone(), cache: Arc::clone(&cache), answers })
+            let (reference, cache) = (reference.clone(), Arc::clone(&cache));
+            Remembered::of(Arc::new(Pulled { source, reference, cache, answers }), memory)
         }
     };
     if policy != PullPolicy::Always {

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::base::{Digest, Error, RelPath, Result};
 use crate::layer::{Entry, EntryRef, FileBody, LayerIndex};
 
+use super::merge::names;
 use super::{Ino, Inode, InodeKind, LayerRole, Tree};
 use cover::Cover;
 use nodes::Nodes;
@@ -56,9 +57,29 @@ pub enum Unknown {
     Failed(Error),
 }
 
+/// A number that was given out while a tree grew, for whoever has to know it later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenNumber {
+    /// The number.
+    pub ino: Ino,
+    /// The path from the root of the tree.
+    pub path: Vec<u8>,
+    /// What is there, as [`kind_mark`] has it.
+    pub kind: u64,
+}
+
+/// Whoever is told of numbers, before they are given out.
+pub type TellGiven = Box<dyn Fn(&GivenNumber) + Send + Sync>;
+
+/// A mark of what an inode is. Two that are the same have the same one; it holds for one build of the program.
+fn kind_mark(kind: &InodeKind) -> u64 {
+    let digest = blake3::hash(format!("{kind:?}").as_bytes());
+    digest.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
 /// See the module's text.
-#[derive(Debug)]
 pub struct Growth {
+    tell_given: OnceLock<TellGiven>,
     state: Mutex<State>,
     grown: OnceLock<Grown>,
     progress: watch::Sender<u64>,
@@ -98,9 +119,35 @@ pub(super) enum Given {
     Kept(Ino),
     /// What no path leads to any more.
     Gone(Arc<Inode>),
+    /// That too, and nobody knows any more what it was.
+    Lost,
+}
+
+impl std::fmt::Debug for Growth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Growth").field("grown", &self.grown).finish_non_exhaustive()
+    }
 }
 
 impl Grown {
+    /// What the numbers of a growth that another process has seen stand for in `tree`.
+    fn again(tree: Arc<Tree>, told: Vec<GivenNumber>) -> Self {
+        let (mut given, mut numbers) = (HashMap::new(), HashMap::new());
+        for GivenNumber { ino: number, path, kind } in told {
+            let found = names(&path).try_fold(Ino::ROOT, |at, name| tree.lookup(at, OsStr::from_bytes(name)));
+            let is_same = |ino: &Ino| tree.inode(*ino).is_some_and(|inode| kind_mark(&inode.kind) == kind);
+            let end = match found.filter(is_same) {
+                Some(ino) if !numbers.contains_key(&ino) => {
+                    numbers.insert(ino, number);
+                    Given::Kept(ino)
+                }
+                _ => Given::Lost,
+            };
+            given.insert(number, end);
+        }
+        Self { tree, given, numbers }
+    }
+
     pub(super) fn given(&self, ino: Ino) -> Option<&Given> {
         self.given.get(&ino)
     }
@@ -120,9 +167,27 @@ impl Growth {
         let layers =
             layers.into_iter().map(|of| Layer { cover: cover(&of), of, taken: Some(0), shown: 0 }).collect();
         let state = Mutex::new(State { layers, nodes: Nodes::new(), failed: None });
-        let this = Self { state, grown: OnceLock::new(), progress: watch::Sender::new(0) };
+        let this = Self {
+            tell_given: OnceLock::new(),
+            state,
+            grown: OnceLock::new(),
+            progress: watch::Sender::new(0),
+        };
         this.show_known();
         this
+    }
+
+    /// One that has come to `tree`, and gave out the numbers `told` on its way.
+    #[must_use]
+    pub fn again(tree: Arc<Tree>, told: Vec<GivenNumber>) -> Self {
+        let this = Self::new(Vec::new());
+        drop(this.grown.set(Grown::again(tree, told)));
+        this
+    }
+
+    /// Has `tell` told of the numbers that are given out from now on. Only the first call counts.
+    pub fn tell_given(&self, tell: TellGiven) {
+        let _ = self.tell_given.set(tell);
     }
 
     /// Takes the next entry of the layer in place `layer`, in the order of its stream.
@@ -228,7 +293,14 @@ impl Growth {
             let found = index(top, parent).and_then(|parent| state.nodes.child(parent, name.as_bytes()));
             match found {
                 Some(found) => {
-                    state.nodes.give(found);
+                    if state.nodes.give(found)
+                        && let Some(tell) = self.tell_given.get()
+                        && let Some(node) = state.nodes.get(found)
+                    {
+                        let (path, kind) =
+                            (state.nodes.path(nodes::ROOT, found), kind_mark(&node.inode.kind));
+                        tell(&GivenNumber { ino: number_in_tree(found), path, kind });
+                    }
                     Ok(number(top, found))
                 }
                 None => Err(state.unknown()),

@@ -9,9 +9,9 @@ use tokio::sync::watch;
 
 use crate::base::{Error, ErrorKind, RelPath, Result};
 
-use super::growth::{Given, Grown, Growth, Unknown};
+use super::growth::{Given, GivenNumber, Grown, Growth, Unknown};
 use super::view::{require_mountable, subpath_of};
-use super::{FileRecord, Ino, Inode, InodeKind, View};
+use super::{FileRecord, Ino, Inode, InodeKind, Tree, View};
 
 /// See the module's text.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Settled<'_> {
     fn kept(self, ino: Ino) -> Option<Ino> {
         match self.given(ino) {
             Given::Kept(ino) => Some(ino),
-            Given::Gone(_) => None,
+            Given::Gone(_) | Given::Lost => None,
         }
     }
 
@@ -119,6 +119,30 @@ impl GrowingView {
         }
         let (subpath, reference) = (subpath.map(str::to_owned), reference.to_owned());
         let this = Self { growth, top, subpath, reference, stall_timeout, view: OnceLock::new() };
+        match this.settled() {
+            Some(Err(error)) => Err(error.clone()),
+            _ => Ok(this),
+        }
+    }
+
+    /// What another process showed while `tree` grew, which gave out the numbers `told`, at its end.
+    ///
+    /// # Errors
+    /// As [`View::new`].
+    pub fn again(
+        tree: Arc<Tree>,
+        told: Vec<GivenNumber>,
+        subpath: Option<&str>,
+        reference: &str,
+    ) -> Result<Self> {
+        let this = Self {
+            growth: Arc::new(Growth::again(tree, told)),
+            top: 0,
+            subpath: subpath.map(str::to_owned),
+            reference: reference.to_owned(),
+            stall_timeout: Duration::ZERO,
+            view: OnceLock::new(),
+        };
         match this.settled() {
             Some(Err(error)) => Err(error.clone()),
             _ => Ok(this),
@@ -203,6 +227,7 @@ impl Shown {
         match settled.given(ino) {
             Given::Kept(ino) => settled.view.inode(ino).map(ShownInode::Tree),
             Given::Gone(inode) => Some(ShownInode::Growing(inode)),
+            Given::Lost => None,
         }
     }
 

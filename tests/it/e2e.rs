@@ -5,6 +5,7 @@ mod images;
 mod kills;
 mod lazy;
 mod mix;
+mod outliving;
 mod producers;
 mod safetensors;
 mod subpath;

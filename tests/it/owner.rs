@@ -138,8 +138,7 @@ fn a_dead_mount_is_named_unmounted_and_mounted_over() {
     let workplace = workplace_with(&["a", "b"]);
     assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
     assert_done(&workplace.run(&["mount", "oci:layout:v1", "b"]));
-    let owner = workplace.owner().unwrap();
-    kill_process(owner, Signal::KILL).unwrap();
+    workplace.signal_all(Signal::KILL);
     wait_until("the mount is dead", || std::fs::read_dir(workplace.path("a")).is_err());
     wait_until("the owner is gone", || workplace.owner().is_none());
     assert_failed(&workplace.run(&["status", "a"]), 1, "its process is gone");
@@ -153,8 +152,7 @@ fn a_dead_mount_is_named_unmounted_and_mounted_over() {
 fn an_owner_that_hangs_holds_nobody_up_for_good() {
     let workplace = workplace_with(&["a", "b"]);
     assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
-    let owner = workplace.owner().unwrap();
-    kill_process(owner, Signal::STOP).unwrap();
+    workplace.signal_all(Signal::STOP);
     assert_failed(&workplace.run(&["mount", "oci:layout:v1", "b"]), 1, "did not answer in time");
     assert_failed(&workplace.run(&["status", "a"]), 1, "does not answer");
     let umount = workplace.run(&["umount", "a"]);
@@ -162,7 +160,7 @@ fn an_owner_that_hangs_holds_nobody_up_for_good() {
     assert!(stderr(&umount).contains("does not answer"), "{}", stderr(&umount));
     assert!(!workplace.is_mounted("a"));
     // Nothing is mounted any more, and it notices.
-    kill_process(owner, Signal::CONT).unwrap();
+    workplace.signal_all(Signal::CONT);
     wait_until("the owner has ended", || workplace.owner().is_none());
 }
 
@@ -283,7 +281,7 @@ fn a_foreground_whose_owner_was_killed_fails() {
     let mut command = workplace.command(&["mount", "-f", "oci:layout:v1", "b"]);
     let foreground = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("it is mounted", || workplace.path("b/config.json").exists());
-    kill_process(workplace.owner().unwrap(), Signal::KILL).unwrap();
+    workplace.signal_all(Signal::KILL);
     assert_failed(&foreground.wait_with_output().unwrap(), 1, "its process is gone");
 }
 

@@ -76,6 +76,28 @@ impl Workplace {
         command.windows(cache.len()).any(|part| part == cache).then_some(pid)
     }
 
+    /// The processes behind the cache: its owner, and the one that serves for it, unless that is the same.
+    pub(crate) fn processes(&self) -> Vec<Pid> {
+        let Some(owner) = self.owner() else { return Vec::new() };
+        let number = owner.as_raw_nonzero();
+        let children = std::fs::read_to_string(format!("/proc/{number}/task/{number}/children"));
+        let children = children.unwrap_or_default();
+        let servers = children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
+        std::iter::once(owner).chain(servers).collect()
+    }
+
+    /// The process that serves the mounts.
+    pub(crate) fn server(&self) -> Option<Pid> {
+        self.processes().pop()
+    }
+
+    /// Sends `signal` to all processes behind the cache, the owner first, which would start another server.
+    pub(crate) fn signal_all(&self, signal: Signal) {
+        for process in self.processes() {
+            let _ = rustix::process::kill_process(process, signal);
+        }
+    }
+
     /// Whether something is mounted on `name`.
     pub(crate) fn is_mounted(&self, name: &str) -> bool {
         mounts_below(&self.path(name)).contains(&self.path(name))
@@ -95,9 +117,7 @@ impl Drop for Workplace {
         for target in mounts_below(self.directory.path()) {
             let _ = rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH);
         }
-        if let Some(owner) = self.owner() {
-            let _ = rustix::process::kill_process(owner, Signal::KILL);
-        }
+        self.signal_all(Signal::KILL);
     }
 }
 

@@ -114,7 +114,8 @@ fn the_floor_of_free_space_is_kept() {
     let open_with = |free_space_min| {
         let directory = directory.path().to_owned();
         let settings = CacheSettings { directory, bytes_max: PLENTY, free_space_min };
-        Cache::open_in(settings, Surroundings { boot: Some(BOOT), retry_pause: Duration::ZERO }).unwrap()
+        Cache::open_in(settings, Surroundings { boot: Some(BOOT), retry_pause: Duration::ZERO }, None)
+            .unwrap()
     };
     let content = content(1, 3 * CHUNK_BYTES);
     for floor in [FreeSpaceFloor::Bytes(u64::MAX / 2), FreeSpaceFloor::Percent(100.0)] {

@@ -84,7 +84,7 @@ fn a_refusal_stops_stores_for_the_pause() {
         free_space_min: FreeSpaceFloor::Bytes(0),
     };
     let surroundings = Surroundings { boot: Some(BOOT), retry_pause: Duration::from_secs(3600) };
-    let cache = Cache::open_in(settings, surroundings).unwrap();
+    let cache = Cache::open_in(settings, surroundings, None).unwrap();
     let content = content(1, 2 * CHUNK_BYTES);
     let segment = cache.segment(&id(0), content.len() as u64).unwrap();
     disk.remount(MountFlags::RDONLY);

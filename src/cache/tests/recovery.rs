@@ -116,12 +116,12 @@ fn without_a_boot_id_only_what_was_synced_is_believed() {
         free_space_min: FreeSpaceFloor::Bytes(0),
     };
     let unknown = Surroundings { boot: None, retry_pause: Duration::ZERO };
-    let cache = Cache::open_in(settings(), unknown).unwrap();
+    let cache = Cache::open_in(settings(), unknown, None).unwrap();
     let content = content(1, 2 * CHUNK_BYTES);
     let segment = cache.segment(&id(0), content.len() as u64).unwrap();
     store(&segment, &content, 0);
     drop((segment, cache));
-    let cache = Cache::open_in(settings(), unknown).unwrap();
+    let cache = Cache::open_in(settings(), unknown, None).unwrap();
     assert_eq!(cache.info().chunks, 0);
 }
 

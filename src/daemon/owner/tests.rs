@@ -20,7 +20,16 @@ fn settings(directory: &Path) -> CacheSettings {
 fn start(directory: &Path) -> (Arc<Double>, Client, Owner) {
     let double = Arc::new(Double::default());
     let mounter = double.clone();
-    let owner = Owner::start_with(settings(directory), move |_| mounter).unwrap();
+    let cache = Cache::open(settings(directory)).unwrap();
+    let owner = Owner::start_with(
+        settings(directory),
+        cache,
+        Mounts::new(mounter),
+        None,
+        std::process::id(),
+        std::future::ready(()),
+    )
+    .unwrap();
     let client = Client::new(&directory.join("control.sock")).unwrap();
     (double, client, owner)
 }

@@ -74,11 +74,10 @@ impl Nodes {
         self.get(index)?.children.as_ref()?.get(name).copied()
     }
 
-    /// Remembers that the number of `index` is known outside.
-    pub(super) fn give(&mut self, index: u32) {
-        if let Some(node) = self.nodes.get_mut(index as usize) {
-            node.is_given = true;
-        }
+    /// Remembers that the number of `index` is known outside; says whether that is new.
+    pub(super) fn give(&mut self, index: u32) -> bool {
+        let node = self.nodes.get_mut(index as usize);
+        node.is_some_and(|node| !std::mem::replace(&mut node.is_given, true))
     }
 
     /// Files so far, and their bytes.

@@ -14,7 +14,7 @@ use refmount::base::{Digest, chunk_count, chunk_range};
 use refmount::cache::{Cache, CachePaths, CacheSettings, FreeSpaceFloor, SegmentId};
 use refmount::oci::SourceRef;
 use rustix::fs::FlockOperation;
-use rustix::process::{Signal, kill_process};
+use rustix::process::Signal;
 
 use super::{mount, push, registry, seed, status};
 use crate::support::artifact::ModelArtifact;
@@ -124,7 +124,6 @@ impl Scene {
         let target = random.random_range(0..PROGRESS_MAX);
         let delay = Duration::from_micros(random.random_range(0..DELAY_MAX_US));
         let seeds: [u64; 2] = random.random();
-        let owner = self.workplace.owner().unwrap();
         let progress = AtomicU64::new(0);
         let (reached, is_reached) = mpsc::channel();
         let seen = std::thread::scope(|scope| {
@@ -143,7 +142,7 @@ impl Scene {
             let outcome = is_reached.recv();
             let seen: u64 = FILES.iter().map(|(path, _)| self.cached_bytes(path)).sum();
             std::thread::sleep(delay);
-            kill_process(owner, Signal::KILL).unwrap();
+            self.workplace.signal_all(Signal::KILL);
             outcome.expect("a read failed before the kill");
             seen
         });

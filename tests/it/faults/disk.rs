@@ -33,7 +33,10 @@ pub(super) fn flip(path: &Path, offset: u64) {
 }
 
 fn end_owner(site: &Site, signal: Signal) {
-    kill_process(site.workplace.owner().unwrap(), signal).unwrap();
+    match signal {
+        Signal::KILL => site.workplace.signal_all(signal),
+        _ => kill_process(site.workplace.owner().unwrap(), signal).unwrap(),
+    }
     wait_until("the owner has ended", || site.workplace.owner().is_none());
 }
 

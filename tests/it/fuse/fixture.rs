@@ -102,7 +102,7 @@ pub(super) fn start(
     runtime: &Runtime,
 ) -> Result<FuseMount> {
     let spec = MountSpec { target: target.to_owned(), source_name: REFERENCE.to_owned(), allow_other };
-    FuseMount::start(filesystem, &spec, runtime.handle())
+    FuseMount::start(filesystem, &spec, runtime.handle(), None)
 }
 
 pub(super) fn filesystem(options: Options<'_>) -> (Arc<Filesystem>, Arc<MemoryContent>, Vec<Vec<u8>>) {

@@ -1,0 +1,149 @@
+//! What a mount leaves to the next process: three files without names, and the queues.
+//!
+//! *State* is what the mount was made of, as JSON; *open files* is the table of [`crate::fs::OpenTable`]; *numbers* are
+//! the inode numbers that were given out while the tree still grew, each with its path, since those are no function
+//! of the manifest.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::MemfdFlags;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+use crate::fuse::{FuseRecord, LeftMount};
+use crate::keeper::Keeper;
+
+use super::MountRequest;
+use super::remembered::Answers;
+
+/// How inodes are numbered. A program that numbers them otherwise cannot serve on what this one has mounted.
+const NUMBERING: u32 = 1;
+
+/// What a mount was made of.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct MountState {
+    numbering: u32,
+    /// As it was asked for.
+    pub(super) request: MountRequest,
+    /// What its reference stood for.
+    pub(super) reference: String,
+    pub(super) answers: Answers,
+    pub(super) fuse: FuseRecord,
+}
+
+/// A mount that a process which is gone has left.
+#[derive(Debug)]
+pub struct LeftBehind {
+    /// The name that it is kept under.
+    name: String,
+    pub(super) state: MountState,
+    pub(super) files: KeptFiles,
+    queues: Vec<OwnedFd>,
+}
+
+impl LeftBehind {
+    /// What is kept under `name`.
+    ///
+    /// # Errors
+    /// `Invalid` for what another program has noted; `Io` when it cannot be read.
+    pub fn read(name: &str, descriptors: Vec<OwnedFd>) -> Result<Self> {
+        let invalid =
+            |why: &str| Error::new(ErrorKind::Invalid, format!("{name} cannot be served on: {why}"));
+        let mut descriptors = descriptors.into_iter();
+        let mut next =
+            || descriptors.next().map(File::from).ok_or_else(|| invalid("a file of it is missing"));
+        let files = KeptFiles { state: next()?, open_table: next()?, numbers: next()? };
+        let mut text = Vec::new();
+        let mut file = &files.state;
+        file.rewind().and_then(|()| file.read_to_end(&mut text)).context(|| format!("cannot read {name}"))?;
+        let state: MountState =
+            serde_json::from_slice(&text).map_err(|_| invalid("this program does not understand it"))?;
+        if state.numbering != NUMBERING {
+            return Err(invalid("this program numbers files in another way"));
+        }
+        Ok(Self { name: name.to_owned(), state, files, queues: descriptors.collect() })
+    }
+
+    /// As what it was asked for.
+    #[must_use]
+    pub fn request(&self) -> &MountRequest {
+        &self.state.request
+    }
+
+    pub(super) fn into_parts(
+        self,
+        keeper: Option<Arc<Keeper>>,
+    ) -> Result<(MountState, LeftMount, Kept, KeptFiles)> {
+        let Self { name, state, files, queues } = self;
+        let open_table = files.open_table.try_clone().context(|| "cannot take over a table")?;
+        let left = LeftMount { record: state.fuse.clone(), open_table, queues };
+        Ok((state, left, Kept { keeper, name }, files))
+    }
+}
+
+/// The files of a mount.
+#[derive(Debug)]
+pub(super) struct KeptFiles {
+    state: File,
+    pub(super) open_table: File,
+    pub(super) numbers: File,
+}
+
+impl KeptFiles {
+    pub(super) fn new() -> Result<Self> {
+        let file = |name: &str| {
+            let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).map_err(std::io::Error::from);
+            file.map(File::from).context(|| "cannot make a file for the next process")
+        };
+        Ok(Self { state: file("state")?, open_table: file("open files")?, numbers: file("numbers")? })
+    }
+
+    /// Notes what the mount was made of, and has everything kept.
+    pub(super) fn keep(
+        &self,
+        kept: &Kept,
+        request: &MountRequest,
+        reference: &str,
+        answers: Answers,
+        fuse: &FuseRecord,
+        queues: &[BorrowedFd<'_>],
+    ) -> Result<()> {
+        let (request, reference, fuse) = (request.clone(), reference.to_owned(), fuse.clone());
+        let state = MountState { numbering: NUMBERING, request, reference, answers, fuse };
+        let cannot = || "cannot note a mount for the next process";
+        let text = serde_json::to_vec(&state).map_err(std::io::Error::from).context(cannot)?;
+        (&self.state).write_all(&text).context(cannot)?;
+        let files = [self.state.as_fd(), self.open_table.as_fd(), self.numbers.as_fd()];
+        kept.keep(&files.into_iter().chain(queues.iter().copied()).collect::<Vec<_>>())
+    }
+}
+
+/// The name that a mount is kept under, if anybody keeps it; it is not any more when this is dropped.
+#[derive(Debug)]
+pub(super) struct Kept {
+    keeper: Option<Arc<Keeper>>,
+    name: String,
+}
+
+impl Kept {
+    pub(super) fn new(keeper: Arc<Keeper>, name: String) -> Self {
+        Self { keeper: Some(keeper), name }
+    }
+
+    fn keep(&self, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+        self.keeper.as_ref().map_or(Ok(()), |keeper| keeper.keep(&self.name, descriptors))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(keeper) = &self.keeper
+            && let Err(error) = keeper.forget(&self.name)
+        {
+            tracing::debug!("{}", error.chain());
+        }
+    }
+}

@@ -121,6 +121,13 @@ pub trait BlobSource: Debug + Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Notes that bytes of the blob `digest` that came from here make little sense, without proof that they are wrong. Says
+    /// whether the next ones may come from somewhere else.
+    fn doubt(&self, digest: &Digest) -> bool {
+        let _ = digest;
+        false
+    }
+
     /// Notes that bytes of the blob `digest` that came from here did not match it. Says whether the next ones come
     /// from somewhere else.
     fn distrust(&self, digest: &Digest) -> bool {

@@ -30,7 +30,9 @@ pub use super::auth::{Authentication, Scheme};
 /// As [`super::open`].
 pub fn hosts(reference: &RegistryRef, options: &SourceOptions) -> Result<Vec<HostProbe>> {
     let route = RegistryConfig::read(options)?.route(reference, options)?;
-    let probe = |route| Ok(HostProbe { reference: reference.clone(), remote: Remote::open(route, options)? });
+    // Each is asked alone, as if there were no other mirror.
+    let probe =
+        |route| Ok(HostProbe { reference: reference.clone(), remote: Remote::open(route, 1, options)? });
     route.hosts.into_iter().map(probe).collect()
 }
 

@@ -3,11 +3,15 @@
 //! | from     | to        | when                                                                    |
 //! |----------|-----------|-------------------------------------------------------------------------|
 //! | in use   | set aside | an attempt failed; for all blobs, or for the one that the host lacks     |
+//! | in use   | set aside | what it sent of a blob makes little sense: for that blob                 |
 //! | set aside| in use    | its pause is over. The next failure's pause is twice as long             |
-//! | any      | in use    | it served something well: the pauses begin anew                          |
-//! | any      | distrusted| bytes of a blob did not match its digest: for that blob, and for good    |
+//! | set aside| in use    | it served something well: the pauses begin anew. What it lacks, it lacks |
+//! | any      | suspected | bytes of a blob that several have served did not match its digest        |
+//! | any      | distrusted| the same, and it has served them alone, or was suspected before          |
 //!
-//! Set aside means last, not never: where all others fail too, it is asked all the same.
+//! Set aside and suspected mean later, not never: where all others fail too, such a host is asked all the same. One that
+//! is distrusted for a blob is not asked for it as long as there is any other, however ill that one is: it would only
+//! send the same bytes again, and again.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +45,7 @@ pub struct HostStatus {
     pub last_failure: Option<String>,
     /// How many more seconds it is set aside, for everything.
     pub set_aside_seconds: Option<u64>,
-    /// Blobs whose bytes, as it served them, did not match their digest.
+    /// Blobs whose bytes, as it served them, did not match their digest; without those of which others have served a part.
     pub distrusted_blobs: u64,
 }
 
@@ -51,6 +55,8 @@ pub(super) struct Record {
     requests: AtomicU64,
     bytes: AtomicU64,
     failures: AtomicU64,
+    /// Raised whenever what it has served of a blob is forgotten.
+    accusations: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -58,9 +64,10 @@ pub(super) struct Record {
 struct State {
     /// `None`: for everything.
     aside: HashMap<Option<Digest>, Aside>,
-    /// Blobs of which something came.
+    /// Blobs of which something came since they were last found to be wrong.
     served: HashSet<Digest>,
-    distrusted: HashSet<Digest>,
+    accused: HashMap<Digest, Accused>,
+    has_served_well: bool,
     last_failure: Option<String>,
 }
 
@@ -70,6 +77,13 @@ struct Aside {
     until: Instant,
 }
 
+/// How certain it is that a host sent wrong bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accused {
+    Suspected,
+    Distrusted,
+}
+
 /// In which place a host is asked: lower ones first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Turn {
@@ -77,19 +91,26 @@ pub(super) enum Turn {
     InUse,
     /// The one that is back soonest first.
     Aside(Instant),
+    Suspected,
     Distrusted,
 }
 
 impl Record {
     /// Its turn for `digest`, or for what a tag means.
     pub(super) fn turn(&self, digest: Option<&Digest>) -> Turn {
+        self.turn_at(clock::now(), digest)
+    }
+
+    fn turn_at(&self, now: Instant, digest: Option<&Digest>) -> Turn {
         let state = self.state();
-        if digest.is_some_and(|digest| state.distrusted.contains(digest)) {
-            return Turn::Distrusted;
+        match digest.and_then(|digest| state.accused.get(digest)) {
+            Some(Accused::Distrusted) => return Turn::Distrusted,
+            Some(Accused::Suspected) => return Turn::Suspected,
+            None => {}
         }
         let scopes = [None, digest.cloned()];
         let until = scopes.iter().filter_map(|scope| state.aside.get(scope)).map(|aside| aside.until).max();
-        until.filter(|until| *until > clock::now()).map_or(Turn::InUse, Turn::Aside)
+        until.filter(|until| *until > now).map_or(Turn::InUse, Turn::Aside)
     }
 
     /// Notes that a request is being sent.
@@ -97,41 +118,82 @@ impl Record {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes that bytes of `digest` are coming.
-    pub(super) fn serves(&self, digest: &Digest) {
-        self.state().served.insert(digest.clone());
-    }
-
-    /// Notes that `bytes` came.
+    /// Notes that `bytes` of a body came.
     pub(super) fn came(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Notes that it has served something well.
-    pub(super) fn succeeded(&self) {
-        self.state().aside.clear();
+    /// Notes that bytes of `digest` came. It is to be said again when [`Self::accusations`] has moved: a body that goes
+    /// on while its host is accused brings what it has no part in yet.
+    pub(super) fn serves(&self, digest: &Digest) {
+        self.state().served.insert(digest.clone());
+    }
+
+    pub(super) fn accusations(&self) -> u64 {
+        self.accusations.load(Ordering::Acquire)
+    }
+
+    /// Notes that it has served something well: of the blob `digest`, or what a tag means.
+    pub(super) fn succeeded(&self, digest: Option<&Digest>) {
+        let mut state = self.state();
+        state.has_served_well = true;
+        state.aside.remove(&None);
+        if digest.is_some() {
+            state.aside.remove(&digest.cloned());
+        }
+    }
+
+    /// Whether it ever did.
+    pub(super) fn has_served_well(&self) -> bool {
+        self.state().has_served_well
     }
 
     /// Notes a failure; returns the pause for which it is set aside. For `digest` alone, if that is what it lacks.
     pub(super) fn failed(&self, digest: Option<&Digest>, error: &Error) -> Duration {
+        self.failed_at(clock::now(), digest, error)
+    }
+
+    fn failed_at(&self, now: Instant, digest: Option<&Digest>, error: &Error) -> Duration {
         self.failures.fetch_add(1, Ordering::Relaxed);
         let scope = digest.filter(|_| error.kind() == ErrorKind::NotFound).cloned();
         let mut state = self.state();
         state.last_failure = Some(error.chain());
-        let next = state.aside.get(&scope).map_or(PAUSE_FIRST, |aside| aside.pause * 2);
+        let next = match state.aside.get(&scope) {
+            None => PAUSE_FIRST,
+            // Requests that were under way together fail together, and for one reason.
+            Some(aside) if aside.until > now => aside.pause,
+            Some(aside) => aside.pause * 2,
+        };
         let pause = next.max(error.retry_after().unwrap_or_default()).min(PAUSE_MAX);
-        state.aside.insert(scope, Aside { pause, until: clock::now() + pause });
+        state.aside.insert(scope, Aside { pause, until: now + pause });
         pause
     }
 
-    /// Notes that what came of `digest` was wrong; says whether this host had a part in it.
-    pub(super) fn distrust(&self, digest: &Digest) -> bool {
+    /// Notes that what came of `digest` makes little sense, which nobody can prove; says whether this host had a part in
+    /// it. Somebody else may see whether it is the same there.
+    pub(super) fn doubt(&self, digest: &Digest) -> bool {
         let mut state = self.state();
-        let has_served = state.served.remove(digest);
+        let has_served = state.served.contains(digest);
         if has_served {
-            state.distrusted.insert(digest.clone());
+            let aside = Aside { pause: PAUSE_FIRST, until: clock::now() + PAUSE_FIRST };
+            state.aside.insert(Some(digest.clone()), aside);
         }
         has_served
+    }
+
+    /// Whether it had a part in what came of `digest` until now.
+    pub(super) fn take_part(&self, digest: &Digest) -> bool {
+        let has_served = self.state().served.remove(digest);
+        self.accusations.fetch_add(1, Ordering::Release);
+        has_served
+    }
+
+    /// Notes that what came of `digest` was wrong, and that this host had a part in it, or sent all of it.
+    pub(super) fn accuse(&self, digest: &Digest, is_alone: bool) {
+        let mut state = self.state();
+        let is_certain = is_alone || state.accused.contains_key(digest);
+        let accused = if is_certain { Accused::Distrusted } else { Accused::Suspected };
+        state.accused.insert(digest.clone(), accused);
     }
 
     /// What `status` tells; whoever asks knows which host it is.
@@ -144,7 +206,11 @@ impl Record {
             failures: self.failures.load(Ordering::Relaxed),
             last_failure: state.last_failure.clone(),
             set_aside_seconds: left.filter(|left| !left.is_zero()).map(|left| left.as_secs() + 1),
-            distrusted_blobs: state.distrusted.len() as u64,
+            distrusted_blobs: state
+                .accused
+                .values()
+                .filter(|accused| **accused == Accused::Distrusted)
+                .count() as u64,
             ..HostStatus::default()
         }
     }
@@ -164,31 +230,80 @@ mod tests {
         let record = Record::default();
         let failure = Error::new(ErrorKind::Unavailable, "no answer");
         assert_eq!(record.turn(None), Turn::InUse);
-        let pauses: Vec<u64> = (0..8).map(|_| record.failed(None, &failure).as_secs()).collect();
+        let mut now = clock::now();
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            let pause = record.failed_at(now, None, &failure);
+            assert_eq!(record.turn_at(now, None), Turn::Aside(now + pause));
+            now += pause;
+            assert_eq!(record.turn_at(now, None), Turn::InUse, "it is used again after its pause");
+            pauses.push(pause.as_secs());
+        }
         assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 300, 300]);
-        assert!(matches!(record.turn(None), Turn::Aside(_)));
-        record.succeeded();
-        assert_eq!(record.turn(None), Turn::InUse);
+        record.succeeded(None);
+        assert_eq!(record.failed_at(now, None, &failure), PAUSE_FIRST);
+        record.succeeded(None);
+        assert_eq!(record.turn_at(now, None), Turn::InUse);
         assert_eq!(record.failed(None, &failure.after(Duration::from_secs(77))).as_secs(), 77);
+    }
+
+    #[test]
+    fn requests_that_fail_together_are_one_failure() {
+        let record = Record::default();
+        let failure = Error::new(ErrorKind::Unavailable, "reset");
+        let now = clock::now();
+        for _ in 0..16 {
+            assert_eq!(record.failed_at(now, None, &failure), PAUSE_FIRST);
+        }
+        assert_eq!(record.turn_at(now + PAUSE_FIRST, None), Turn::InUse);
+        assert_eq!(record.status().failures, 16);
+    }
+
+    fn digests() -> [Digest; 2] {
+        [&b"a"[..], b"b"].map(|bytes| Digest::of(Algorithm::Sha256, bytes))
     }
 
     #[test]
     fn a_blob_that_is_missing_says_nothing_about_the_others() {
         let record = Record::default();
-        let digests = [&b"a"[..], b"b"].map(|bytes| Digest::of(Algorithm::Sha256, bytes));
+        let digests = digests();
         record.failed(Some(&digests[0]), &Error::new(ErrorKind::NotFound, "404"));
         assert!(matches!(record.turn(Some(&digests[0])), Turn::Aside(_)));
         assert_eq!(record.turn(Some(&digests[1])), Turn::InUse);
         assert_eq!(record.status().set_aside_seconds, None);
+        record.succeeded(Some(&digests[1]));
+        assert!(matches!(record.turn(Some(&digests[0])), Turn::Aside(_)), "nor do they about it");
+        record.succeeded(Some(&digests[0]));
+        assert_eq!(record.turn(Some(&digests[0])), Turn::InUse);
     }
 
     #[test]
-    fn only_who_served_a_blob_is_distrusted_for_it() {
-        let (served, other) = (Record::default(), Record::default());
-        let digest = Digest::of(Algorithm::Sha256, b"a");
-        served.serves(&digest);
-        assert!(served.distrust(&digest) && !other.distrust(&digest));
-        assert_eq!((served.turn(Some(&digest)), other.turn(Some(&digest))), (Turn::Distrusted, Turn::InUse));
-        assert_eq!(served.turn(None), Turn::InUse);
+    fn who_served_a_blob_alone_is_distrusted_for_it_and_several_are_suspected_first() {
+        let digest = &digests()[0];
+        let record = Record::default();
+        assert!(!record.take_part(digest));
+        record.serves(digest);
+        assert!(record.take_part(digest) && !record.take_part(digest));
+        record.accuse(digest, false);
+        assert_eq!((record.turn(Some(digest)), record.turn(None)), (Turn::Suspected, Turn::InUse));
+        assert_eq!(record.status().distrusted_blobs, 0);
+        record.accuse(digest, false);
+        assert_eq!((record.turn(Some(digest)), record.status().distrusted_blobs), (Turn::Distrusted, 1));
+        let alone = Record::default();
+        alone.accuse(digest, true);
+        assert_eq!(alone.turn(Some(digest)), Turn::Distrusted);
+    }
+
+    #[test]
+    fn a_doubt_is_for_one_blob_and_passes() {
+        let [digest, other] = &digests();
+        let record = Record::default();
+        assert!(!record.doubt(digest));
+        record.serves(digest);
+        assert!(record.doubt(digest));
+        assert!(matches!(record.turn(Some(digest)), Turn::Aside(_)));
+        assert_eq!(record.turn(Some(other)), Turn::InUse);
+        assert_eq!(record.turn_at(clock::now() + PAUSE_FIRST, Some(digest)), Turn::InUse);
+        assert_eq!(record.status().failures, 0);
     }
 }

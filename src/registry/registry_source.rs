@@ -9,10 +9,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 
 use crate::base::{Digest, Error, ErrorKind, Result};
-use crate::oci::{Descriptor, RegistryRef};
+use crate::oci::{Descriptor, Document, RegistryRef};
 
 use super::access::{Access, AccessKey, Fingerprinter};
 use super::config::RegistryConfig;
@@ -46,8 +47,11 @@ impl RegistrySource {
     /// that the configuration blocks, `Usage` for a host that no URL can hold.
     pub fn open(reference: &RegistryRef, options: &SourceOptions) -> Result<Self> {
         let route = RegistryConfig::read(options)?.route(reference, options)?;
-        let host =
-            |route| Ok(Arc::new(Host { remote: Remote::open(route, options)?, record: Record::default() }));
+        let mirrors = route.hosts.iter().filter(|host| host.is_mirror).count();
+        let host = |route| {
+            let remote = Remote::open(route, mirrors, options)?;
+            Ok(Arc::new(Host { remote, record: Record::default() }))
+        };
         let hosts = route.hosts.into_iter().map(host).collect::<Result<_>>()?;
         Ok(Self { reference: reference.clone(), hosts })
     }
@@ -61,7 +65,10 @@ impl RegistrySource {
             .map(|host| (host.record.turn(digest), host))
             .collect();
         // Of hosts that have all served wrong bytes, the registry itself is the likeliest to serve others.
-        hosts.sort_by_key(|(turn, host)| (*turn, *turn == Turn::Distrusted && host.is_mirror()));
+        hosts.sort_by_key(|(turn, host)| (*turn, *turn >= Turn::Suspected && host.is_mirror()));
+        if hosts.first().is_some_and(|(turn, _)| *turn != Turn::Distrusted) {
+            hosts.retain(|(turn, _)| *turn != Turn::Distrusted);
+        }
         hosts.into_iter().map(|(_, host)| Arc::clone(host)).collect()
     }
 
@@ -72,12 +79,12 @@ impl RegistrySource {
         {
             host.record.asked();
             let answer = match host.is_mirror() {
-                true => host.remote.manifest_once(wanted).await,
+                true => host.remote.manifest_once(wanted).await.and_then(|found| sensible(wanted, found)),
                 false => host.remote.manifest_retried(wanted).await,
             };
             match answer {
                 Ok(manifest) => {
-                    host.record.succeeded();
+                    host.record.succeeded(digest);
                     return Ok(manifest);
                 }
                 Err(error) => failures.add(&host, digest, error),
@@ -94,21 +101,10 @@ impl Host {
 
     /// `body`, which this host serves, counted and watched.
     fn watched(self: &Arc<Self>, digest: &Digest, body: BlobBody) -> BlobBody {
-        self.record.serves(digest);
-        let (host, digest) = (Arc::clone(self), digest.clone());
         let enough = (body.range.end - body.range.start).min(SERVED_WELL_BYTES);
-        let mut taken = 0;
-        let pieces = body.pieces.inspect(move |piece| match piece {
-            Ok(piece) => {
-                let before = taken;
-                taken += piece.len() as u64;
-                host.record.came(piece.len() as u64);
-                if before < enough && taken >= enough {
-                    host.record.succeeded();
-                }
-            }
-            Err(error) => host.failed(Some(&digest), error),
-        });
+        let (host, digest) = (Arc::clone(self), digest.clone());
+        let mut watch = Watch { host, digest, enough, taken: 0, noted_at: None, has_failed: false };
+        let pieces = body.pieces.inspect(move |piece| watch.take(piece));
         BlobBody { range: body.range, pieces: pieces.boxed() }
     }
 
@@ -117,6 +113,56 @@ impl Host {
         if self.is_mirror() {
             let (host, pause_s) = (&self.remote.route().host, pause.as_secs());
             tracing::warn!(%host, pause_s, error = error.chain(), "a mirror is set aside");
+        }
+    }
+}
+
+/// What came for a tag, if it is a manifest at all: whatever stands in a mirror's place may answer everything with its own
+/// pages. What is asked for by digest is checked by that.
+fn sensible(wanted: &Wanted<'_>, found: RawManifest) -> Result<RawManifest> {
+    if wanted.digest().is_none() {
+        Document::parse(&found.bytes, found.media_type.as_deref())?;
+    }
+    Ok(found)
+}
+
+/// Watches a body that a host serves.
+struct Watch {
+    host: Arc<Host>,
+    digest: Digest,
+    /// After so many bytes it has served well.
+    enough: u64,
+    taken: u64,
+    /// How often the host had been accused when its part in the blob was last noted.
+    noted_at: Option<u64>,
+    has_failed: bool,
+}
+
+impl Watch {
+    fn take(&mut self, piece: &Result<Bytes>) {
+        match piece {
+            Ok(piece) => {
+                let accusations = self.host.record.accusations();
+                if self.noted_at != Some(accusations) {
+                    self.host.record.serves(&self.digest);
+                    self.noted_at = Some(accusations);
+                }
+                self.taken += piece.len() as u64;
+                self.host.record.came(piece.len() as u64);
+            }
+            Err(error) => {
+                self.has_failed = true;
+                self.host.failed(Some(&self.digest), error);
+            }
+        }
+    }
+}
+
+/// Only at its end: a body that stalls after its first bytes, and the next one too, is served by nobody well.
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.has_failed && self.taken >= self.enough {
+            self.host.record.succeeded(Some(&self.digest));
         }
     }
 }
@@ -131,16 +177,20 @@ impl Failures {
         self.0.push((Arc::clone(host), error));
     }
 
-    /// One error for all. What is to be done about it is the registry's word, where it was asked; a mirror's only as
-    /// long as there is no better one.
+    /// One error for all. What is to be done about it is the registry's word, where it was asked; but where a mirror that
+    /// has served before fails in passing, that is what passes, whatever a registry says that may not even know us.
     fn into_error(mut self, reference: &RegistryRef) -> Error {
         if self.0.len() == 1
             && let Some((_, error)) = self.0.pop()
         {
             return error;
         }
-        let decisive = self.0.iter().find(|(host, _)| !host.is_mirror());
-        let decisive = decisive.or_else(|| self.0.iter().find(|(_, error)| error.kind().is_transient()));
+        let found =
+            |is_it: &dyn Fn(&Host, &Error) -> bool| self.0.iter().find(|(host, error)| is_it(host, error));
+        let decisive = found(&|host, error| !host.is_mirror() && error.kind().is_transient())
+            .or_else(|| found(&|host, error| host.record.has_served_well() && error.kind().is_transient()))
+            .or_else(|| found(&|host, _| !host.is_mirror()))
+            .or_else(|| found(&|_, error| error.kind().is_transient()));
         let Some((_, decisive)) = decisive.or(self.0.first()) else {
             let text = format!("{reference}: no host is configured that may be asked for this");
             return Error::new(ErrorKind::Usage, text);
@@ -214,10 +264,27 @@ impl BlobSource for RegistrySource {
         Ok(Some(Access { way: way.finish(), credentials: credentials.finish(), was_proven }))
     }
 
+    fn doubt(&self, digest: &Digest) -> bool {
+        let served: Vec<bool> = self.hosts.iter().map(|host| host.record.doubt(digest)).collect();
+        let others = self.hosts.iter().zip(served).filter(|(host, served)| {
+            !served
+                && host.remote.route().serves.digests
+                && host.record.turn(Some(digest)) != Turn::Distrusted
+        });
+        others.count() > 0
+    }
+
     fn distrust(&self, digest: &Digest) -> bool {
-        let served: Vec<bool> = self.hosts.iter().map(|host| host.record.distrust(digest)).collect();
-        for (host, _) in self.hosts.iter().zip(served).filter(|(host, served)| *served && host.is_mirror()) {
-            host.failed(None, &Error::new(ErrorKind::Corrupt, format!("wrong bytes of blob {digest}")));
+        // Of all of them, so no short cut.
+        let parts: Vec<_> = self.hosts.iter().map(|host| (host, host.record.take_part(digest))).collect();
+        let accused: Vec<_> =
+            parts.into_iter().filter(|(_, has_part)| *has_part).map(|(host, _)| host).collect();
+        for host in &accused {
+            host.record.accuse(digest, accused.len() == 1);
+            host.remote.forget_store(digest);
+            if host.is_mirror() {
+                host.failed(None, &Error::new(ErrorKind::Corrupt, format!("wrong bytes of blob {digest}")));
+            }
         }
         let next = self.in_turn(Some(digest), |serves| serves.digests);
         next.first().is_some_and(|host| host.record.turn(Some(digest)) != Turn::Distrusted)

@@ -24,7 +24,7 @@ use super::credentials::Logins;
 use super::endpoint::Endpoint;
 use super::redirect::Targets;
 use super::route::HostRoute;
-use super::transport::{Landed, Patience, Transport, may_lack_tls};
+use super::transport::{Landed, Patience, Transport, may_lack_tls, mirror_share};
 use super::{BlobBody, SourceOptions};
 
 pub(super) use manifest::Wanted;
@@ -35,6 +35,9 @@ const GRANTS_MAX: u32 = 3;
 
 /// How long an attempt at a mirror may take until its answer begins: a token, a redirect and the answer itself.
 const MIRROR_ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+/// Characters of a header's value from which on it may be a secret.
+const SECRET_CHARACTERS_MIN: usize = 6;
 
 /// One repository on one host, with one set of credentials.
 #[derive(Debug)]
@@ -50,24 +53,23 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// The one that `route` leads to. Reads the credential files; sends nothing yet.
+    /// The one that `route` leads to, among so many `mirrors`. Reads the credential files; sends nothing yet.
     ///
     /// # Errors
     /// `Invalid` for a malformed credential file, `NotFound` for a missing one that is required.
-    pub(super) fn open(route: HostRoute, options: &SourceOptions) -> Result<Self> {
+    pub(super) fn open(route: HostRoute, mirrors: usize, options: &SourceOptions) -> Result<Self> {
         let HostRoute { host, repository, .. } = &route;
         let logins = Logins::open(host, repository, options)?;
-        let patience = Patience::with(&route, options);
+        let patience = Patience::with(&route, mirrors, options);
         Ok(Self {
             endpoint: Endpoint::new(route.bases.clone()),
             transport: Transport::new(&route, patience),
             authority: Authority::new(host, repository, logins, options.retry_budget),
             targets: Targets::default(),
             retry_budget: options.retry_budget,
-            answer_limit: if route.is_mirror {
-                options.retry_budget.min(MIRROR_ANSWER_LIMIT)
-            } else {
-                options.retry_budget
+            answer_limit: match route.is_mirror {
+                true => MIRROR_ANSWER_LIMIT.min(mirror_share(mirrors, options)).min(options.retry_budget),
+                false => options.retry_budget,
             },
             route,
         })
@@ -155,7 +157,7 @@ impl Remote {
     async fn refusal(&self, what: &str, landed: Landed) -> Error {
         let error = status_error(what, landed).await;
         let kind = error.kind();
-        let mut message = self.authority.scrub(&error.to_string());
+        let mut message = self.scrub(&self.authority.scrub(&error.to_string()));
         if kind == ErrorKind::Unauthorized {
             message = format!("{message}; {}", self.authority.advice());
         }
@@ -163,6 +165,22 @@ impl Remote {
         match error.retry_after() {
             Some(pause) => explained.after(pause),
             None => explained,
+        }
+    }
+
+    /// `text` without what the configuration has us send, should a server echo it.
+    fn scrub(&self, text: &str) -> String {
+        let values = self.route.headers.values().filter_map(|value| value.to_str().ok());
+        // A scheme may come before the secret, and what is short is no secret but a word of ours.
+        let secrets =
+            values.flat_map(str::split_whitespace).filter(|part| part.len() >= SECRET_CHARACTERS_MIN);
+        secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
+    }
+
+    /// Forgets which store was redirected to for the blob `digest`.
+    pub(super) fn forget_store(&self, digest: &Digest) {
+        if let Some(url) = self.targets.get(digest) {
+            self.targets.forget(digest, &url);
         }
     }
 

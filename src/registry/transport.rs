@@ -34,13 +34,19 @@ pub(super) struct Patience {
 const MIRROR_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const MIRROR_INACTIVITY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long one of so many `mirrors` may keep a reader waiting: all of them together as long as one host that is asked
+/// alone, so that there is time left for the registry.
+pub(super) fn mirror_share(mirrors: usize, options: &SourceOptions) -> Duration {
+    options.inactivity_timeout / u32::try_from(mirrors.max(1)).unwrap_or(u32::MAX)
+}
+
 impl Patience {
-    /// The patience with the host of `route`.
-    pub(super) fn with(route: &HostRoute, options: &SourceOptions) -> Self {
+    /// The patience with the host of `route`, among so many `mirrors`.
+    pub(super) fn with(route: &HostRoute, mirrors: usize, options: &SourceOptions) -> Self {
         let (mut connect, mut inactivity) = (options.connect_timeout, options.inactivity_timeout);
         if route.is_mirror {
             connect = connect.min(MIRROR_CONNECT_TIMEOUT);
-            inactivity = inactivity.min(MIRROR_INACTIVITY_TIMEOUT);
+            inactivity = MIRROR_INACTIVITY_TIMEOUT.min(mirror_share(mirrors, options));
         }
         Self { connect_timeout: route.connect_timeout.unwrap_or(connect), inactivity_timeout: inactivity }
     }

@@ -55,7 +55,7 @@ enum Step {
 enum Outcome {
     /// All that was wanted of it has been handed out.
     Served,
-    /// A chunk failed its own check and is to be fetched again.
+    /// A chunk failed its own check and is to be fetched again; or others did, and what comes may be as wrong as they are.
     Rejected,
 }
 
@@ -70,6 +70,8 @@ struct Driver {
     /// How far in the blob bytes have come, whatever came again since: a source that breaks off at the same place
     /// each time makes no progress.
     furthest: u64,
+    /// The sources' count of mistakes when what is in `partial` was asked for.
+    mistakes: u64,
     attempts: Attempts,
     chunk_rejections: HashMap<u64, u32>,
     stores: JoinSet<()>,
@@ -85,6 +87,13 @@ struct Attempts {
 impl Attempts {
     fn new() -> Self {
         Self { backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX), idle_since: clock::now(), failures: 0 }
+    }
+
+    /// A chunk has come: what fails next has nothing to do with what failed before.
+    fn succeeded(&mut self) {
+        if self.failures > 0 {
+            (self.failures, self.backoff) = (0, Backoff::new(PAUSE_FIRST, PAUSE_MAX));
+        }
     }
 }
 
@@ -111,6 +120,7 @@ impl Feed {
             chunk: 0,
             partial: BytesMut::new(),
             furthest: 0,
+            mistakes: self.sources.mistakes(),
             attempts: Attempts::new(),
             chunk_rejections: HashMap::new(),
             stores: JoinSet::new(),
@@ -204,9 +214,11 @@ impl Driver {
         if next >= end || whole_elsewhere {
             return None;
         }
-        if next != self.chunk {
+        let mistakes = blob.sources.mistakes();
+        if next != self.chunk || mistakes != self.mistakes {
             self.partial.clear();
             self.chunk = next;
+            self.mistakes = mistakes;
         }
         let start = blob.byte_range(next).start + self.partial.len() as u64;
         let mut last = next;
@@ -251,7 +263,7 @@ impl Driver {
         let body_end = chunk_count(body.range.end);
         while self.chunk < body_end {
             let bytes = self.next_chunk(&mut body, leased).await?;
-            if !self.deliver(bytes, leased).await {
+            if blob.sources.mistakes() != self.mistakes || !self.deliver(bytes, leased).await {
                 return Ok(Outcome::Rejected);
             }
             match self.step() {
@@ -335,7 +347,7 @@ impl Driver {
         {
             return self.reject(chunk, leased);
         }
-        self.attempts.failures = 0;
+        self.attempts.succeeded();
         let was_awaited = lock(&blob.state).bring(self.id, chunk, &bytes);
         self.chunk += 1;
         let permit = blob.fetcher.stores.clone().acquire_owned().await.ok();

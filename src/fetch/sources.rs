@@ -1,8 +1,9 @@
 //! The sources of a blob: one for each mount that shows it, and whose turn it is.
 //!
 //! A source is leased: it serves all readers of the blob while the mount lives that brought it. What fails is tried
-//! with the next one.
+//! with the next one. A source all of whose hosts sent wrong bytes has its turn only when there is no other.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,6 +18,10 @@ use super::{FetchSettings, Fetcher, lock};
 #[derive(Clone, Debug)]
 pub(super) struct LeasedSource {
     lease: u64,
+    /// Whether it had a turn since wrong bytes came the last time.
+    was_asked: bool,
+    /// Whether there is nothing behind it that may have other bytes than the wrong ones that came.
+    is_spent: bool,
     pub(super) source: Arc<dyn BlobSource>,
     pub(super) limits: Arc<SourceLimits>,
     pub(super) settings: FetchSettings,
@@ -28,6 +33,8 @@ pub struct Sources {
     state: Mutex<State>,
     /// Bytes that came for all segments together.
     progress: AtomicU64,
+    /// Raised whenever what came turns out to be wrong.
+    mistakes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +53,8 @@ impl Sources {
         let mut state = lock(&self.state);
         state.leases += 1;
         let lease = state.leases;
-        state.leased.push(LeasedSource { lease, source, limits, settings });
+        let (was_asked, is_spent) = (false, false);
+        state.leased.push(LeasedSource { lease, was_asked, is_spent, source, limits, settings });
         lease
     }
 
@@ -66,10 +74,16 @@ impl Sources {
     }
 
     pub(super) fn leased(&self) -> Result<LeasedSource> {
-        let state = lock(&self.state);
-        let turn = state.turn.checked_rem(state.leased.len()).unwrap_or_default();
+        let mut state = lock(&self.state);
+        let all_spent = state.leased.iter().all(|leased| leased.is_spent);
+        let turn = state.turn;
+        let mut worthy: Vec<_> =
+            state.leased.iter_mut().filter(|leased| all_spent || !leased.is_spent).collect();
+        let turn = turn.checked_rem(worthy.len()).unwrap_or_default();
         let gone = || Error::new(ErrorKind::Unavailable, "the mount has ended");
-        state.leased.get(turn).cloned().ok_or_else(gone)
+        let leased = worthy.get_mut(turn).ok_or_else(gone)?;
+        leased.was_asked = true;
+        Ok(leased.clone())
     }
 
     /// Gives the next source its turn.
@@ -79,13 +93,40 @@ impl Sources {
     }
 
     /// Notes that bytes which came of the blob `digest` are not those of it. Says whether the next ones come from a host
-    /// that has not sent any yet: it is worth asking once more then, and there is an end to that.
+    /// that is not known to send wrong ones: it is worth asking once more then, and there is an end to that.
     pub fn distrust(&self, digest: &Digest) -> bool {
         self.fail_over();
-        let sources: Vec<_> =
-            lock(&self.state).leased.iter().map(|leased| Arc::clone(&leased.source)).collect();
-        // All of them, so no short cut: any may have brought them.
-        sources.iter().filter(|source| source.distrust(digest)).count() > 0
+        self.mistakes.fetch_add(1, Ordering::Release);
+        // All of them: any may have brought what is wrong.
+        let have_others: HashMap<u64, bool> =
+            self.all().into_iter().map(|leased| (leased.lease, leased.source.distrust(digest))).collect();
+        let mut state = lock(&self.state);
+        for leased in &mut state.leased {
+            let was_asked = std::mem::take(&mut leased.was_asked);
+            match have_others.get(&leased.lease) {
+                Some(false) if was_asked => leased.is_spent = true,
+                _ => {}
+            }
+        }
+        state.leased.iter().any(|leased| !leased.is_spent)
+    }
+
+    /// Notes that bytes which came of the blob `digest` make little sense, without proof that they are wrong. Says whether
+    /// the next ones may come from another host.
+    pub fn doubt(&self, digest: &Digest) -> bool {
+        self.fail_over();
+        let leased = self.all();
+        let elsewhere = leased.iter().filter(|leased| leased.source.doubt(digest)).count() > 0;
+        elsewhere || leased.len() > 1
+    }
+
+    fn all(&self) -> Vec<LeasedSource> {
+        lock(&self.state).leased.clone()
+    }
+
+    /// How often what came turned out to be wrong: what comes of a request that is older is not to be used any more.
+    pub(super) fn mistakes(&self) -> u64 {
+        self.mistakes.load(Ordering::Acquire)
     }
 
     /// Notes what an attempt failed with that is repeated.

@@ -19,7 +19,7 @@ use super::segments::{WINDOW_BYTES, member_number, window_number};
 use super::sorter::{Sorted, Sorter};
 use super::stream::{DecodedStream, PlainStream};
 use super::turn::Turn;
-use super::{Expected, Layer, Stage, own_index, walk};
+use super::{Expected, Layer, OwnIndex, Stage, own_index, walk};
 
 /// Readings of a layer whose bytes turn out to be wrong, where there is nobody else to ask for them. Each host that brings
 /// wrong ones is distrusted from then on, so that there is an end.
@@ -51,7 +51,7 @@ pub(super) async fn run(layer: Arc<Layer>) {
 async fn read(layer: &Arc<Layer>) -> Result<Option<Stage>> {
     let in_layer = || format!("layer {}", layer.blob);
     if let Some(own) = &layer.own_index {
-        match own_index::read(layer, own).await {
+        match by_own_index(layer, own).await {
             Ok(parts) => return Ok(known(layer, parts, None)),
             Err(error) if error.kind().is_transient() => return Err(error).context(in_layer),
             Err(error) => {
@@ -59,8 +59,7 @@ async fn read(layer: &Arc<Layer>) -> Result<Option<Stage>> {
             }
         }
     }
-    let probed = probe(&layer.sources, &layer.blob, layer.blob_bytes, layer.counter()).await;
-    let probed = probed.context(in_layer)?;
+    let mut probed = probed(layer).await.context(in_layer)?;
     if let Some(why) = unexpected(layer.expected, probed) {
         return Ok(Some(Stage::NoArchive(why.into())));
     }
@@ -69,7 +68,7 @@ async fn read(layer: &Arc<Layer>) -> Result<Option<Stage>> {
     let mut attempt = 1;
     loop {
         match read_once(layer, &mut turn, probed).await {
-            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {
+            Err(error) if condemns_bytes(&error) => {
                 let elsewhere = layer.sources.distrust(&layer.blob);
                 let once_more = is_about_bytes(&error, probed) && attempt < ATTEMPTS_MAX;
                 if !elsewhere && !once_more {
@@ -77,10 +76,49 @@ async fn read(layer: &Arc<Layer>) -> Result<Option<Stage>> {
                 }
                 tracing::warn!(digest = %layer.blob, error = error.chain(), "reading the layer once more");
                 attempt += 1;
+                // What told what it is may have been as wrong.
+                let before = std::mem::replace(&mut probed, self::probed(layer).await.context(in_layer)?);
+                if before.codec.is_some() != probed.codec.is_some() {
+                    let text = "its first bytes came as other ones before; mount it again";
+                    return Err(Error::new(ErrorKind::Corrupt, text)).context(in_layer);
+                }
             }
             other => return other.context(in_layer),
         }
     }
+}
+
+/// What the index that `own` names says of `layer`; by the bytes of another host, where those of one are not what was
+/// promised.
+async fn by_own_index(layer: &Arc<Layer>, own: &OwnIndex) -> Result<IndexParts> {
+    let mut is_doubted = false;
+    loop {
+        let error = match own_index::read(layer, own).await {
+            Err(error) if condemns_bytes(&error) => error,
+            other => return other,
+        };
+        let blob = own.blob(&layer.blob);
+        let elsewhere = match error.kind() {
+            ErrorKind::Corrupt => layer.sources.distrust(blob),
+            _ => !std::mem::replace(&mut is_doubted, true) && layer.sources.doubt(blob),
+        };
+        if !elsewhere {
+            return Err(error);
+        }
+        tracing::warn!(digest = %layer.blob, error = error.chain(), "reading the layer's own index once more");
+    }
+}
+
+/// What the first bytes of `layer` tell. Nobody has checked these, and what they tell decides which files there are: what
+/// is not as expected is looked at twice, and by another host's bytes where there is one.
+async fn probed(layer: &Layer) -> Result<Probe> {
+    let ask = || probe(&layer.sources, &layer.blob, layer.blob_bytes, layer.counter());
+    let first = ask().await?;
+    if unexpected(layer.expected, first).is_none() {
+        return Ok(first);
+    }
+    layer.sources.doubt(&layer.blob);
+    ask().await
 }
 
 /// What a layer is instead of what was expected.
@@ -173,6 +211,7 @@ fn keep(layer: &Layer, index: &LayerIndex) {
 async fn by_seek_table(layer: &Arc<Layer>, turn: &mut Turn, table: RestartTable) -> Result<Option<Stage>> {
     let stream_bytes = table.stream_bytes();
     let points = layer.points.get_or_init(|| Arc::new(Points::complete(table.clone())));
+    points.replace(table.clone());
     let stream =
         DecodedStream { blob: layer.blob.clone(), blob_bytes: layer.blob_bytes, points: Arc::clone(points) };
     layer.opened(Arc::new(stream), Vec::new(), None);
@@ -200,11 +239,7 @@ async fn walk_unchecked(layer: &Arc<Layer>, turn: &mut Turn, stream_bytes: u64) 
 /// The pass over a compressed layer.
 async fn decode(layer: &Arc<Layer>, turn: &mut Turn, codec: Codec) -> Result<Option<Stage>> {
     let points = Arc::clone(layer.points.get_or_init(|| Arc::new(Points::growing(codec))));
-    if points.codec() != codec {
-        let text = "the bytes are compressed in another way than before";
-        return Err(Error::new(ErrorKind::Corrupt, text));
-    }
-    points.restart();
+    points.restart(codec);
     let stream =
         DecodedStream { blob: layer.blob.clone(), blob_bytes: layer.blob_bytes, points: Arc::clone(&points) };
     layer.opened(Arc::new(stream), Vec::new(), None);

@@ -73,6 +73,14 @@ impl OwnIndex {
         }
     }
 
+    /// The blob that it is read from, where it is that of `layer` or one beside it.
+    pub(super) fn blob<'a>(&'a self, layer: &'a Digest) -> &'a Digest {
+        match self {
+            Self::Estargz(_) | Self::ZstdChunked(_) => layer,
+            Self::Soci(descriptor) => &descriptor.digest,
+        }
+    }
+
     /// Whether `item` is a part of the index itself and no file of the layer, which shows where the layer is read as if it
     /// had none.
     pub(super) fn is_bookkeeping(&self, item: &TarItem) -> bool {

@@ -152,6 +152,8 @@ fn decode(span: &Span, compressed: &[u8]) -> Result<Bytes> {
     let too_large = |_| Error::new(ErrorKind::Invalid, "a span that does not fit into memory");
     let length = usize::try_from(span.bytes).map_err(too_large)?;
     let skip = usize::try_from(span.skip).map_err(too_large)?;
+    // Whoever made the table had bytes that could be decoded.
+    let wrong = |error| Error::with_source(ErrorKind::Corrupt, "it cannot be decoded", error);
     let short = || Error::new(ErrorKind::Corrupt, "it decodes to fewer bytes than its table says");
     let bytes = match span.codec {
         None => {
@@ -163,7 +165,7 @@ fn decode(span: &Span, compressed: &[u8]) -> Result<Bytes> {
             let mut output = vec![0; skip.saturating_add(length)];
             let (mut filled, mut rest) = (0, compressed);
             while filled < output.len() {
-                let progress = decoder.decode(rest, &mut output[filled..])?;
+                let progress = decoder.decode(rest, &mut output[filled..]).map_err(wrong)?;
                 filled += progress.written;
                 rest = &rest[progress.consumed..];
                 if progress.written == 0 && rest.is_empty() {

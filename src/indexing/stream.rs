@@ -14,7 +14,7 @@ use crate::fetch::{BlobBytes, SegmentSource};
 use crate::layer::decoder::Decoder;
 use crate::registry::{BlobBody, BlobSource};
 
-use super::points::Points;
+use super::points::{Points, Way};
 
 /// Bytes that a decoder makes in one go: a few milliseconds of a core, during which nothing else of the process waits
 /// for that thread.
@@ -111,12 +111,12 @@ impl StreamSource for DecodedStream {
         range: Range<u64>,
         counter: BlobBytes,
     ) -> Result<BlobBody> {
-        let (point, end) = self.points.way_to(&range);
-        let compressed = point.compressed_offset..end.unwrap_or(self.blob_bytes);
+        let Way { codec, point, compressed_end } = self.points.way_to(&range);
+        let compressed = point.compressed_offset..compressed_end.unwrap_or(self.blob_bytes);
         let body = source.blob(&self.blob, self.blob_bytes, compressed.clone()).await?;
         let body = within(counter.counted(body), compressed);
         let before = range.start.saturating_sub(point.stream_offset);
-        let decoder = Decoder::resume(self.points.codec(), &point)?;
+        let decoder = Decoder::resume(codec, &point)?;
         Ok(decoded(body, decoder, before, range))
     }
 }
@@ -183,7 +183,7 @@ impl Decoding {
         let input = std::mem::take(&mut self.input);
         let work = move || {
             let mut output = vec![0; DECODED_BYTES];
-            let progress = decoder.decode(&input, &mut output)?;
+            let progress = decoder.decode(&input, &mut output).map_err(other_bytes)?;
             output.truncate(progress.written);
             Ok::<_, Error>((decoder, input.slice(progress.consumed..), output))
         };
@@ -192,6 +192,14 @@ impl Decoding {
         self.input = rest;
         self.more = output.len() == DECODED_BYTES;
         Ok(output.into())
+    }
+}
+
+/// What has restart points could be decoded when they were made, so that what cannot is not what was there then.
+pub(super) fn other_bytes(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Invalid => Error::with_source(ErrorKind::Corrupt, "other bytes than before", error),
+        _ => error,
     }
 }
 

@@ -189,6 +189,16 @@ async fn a_broken_body_is_resumed_at_the_next_byte() {
     assert_eq!(content.network_bytes(), CHUNK_BYTES);
 }
 
+/// Each time something has come: what it fails with next is not the continuation of what it failed with before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_breaks_off_every_body_does_not_use_up_the_patience_of_its_readers() {
+    let setting = Setting::new(12 * CHUNK_BYTES);
+    setting.source.schedule([Fault::Truncated(CHUNK_BYTES + 1); 12]);
+    let content = setting.content(ContentSettings { read_timeout: Duration::from_secs(2), ..SETTINGS });
+    content.fill(&body(0)).await.unwrap();
+    setting.read_all(&content).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_ignores_ranges_is_read_whole_and_once() {
     let setting = Setting::new(20 * CHUNK_BYTES + 1);

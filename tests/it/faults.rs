@@ -4,10 +4,13 @@
 mod archives;
 mod bytes;
 mod disk;
+mod mirror_layers;
+mod mirrors;
 mod network;
 mod process;
 mod pull;
 mod secrets;
+mod short_names;
 mod stuck;
 
 use std::fs::File;

@@ -19,7 +19,7 @@ use crate::support::memory_source::MemorySource;
 
 mod compressed;
 mod damaged;
-mod own_index;
+pub(crate) mod own_index;
 mod plain;
 mod waiting;
 

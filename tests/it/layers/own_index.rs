@@ -20,7 +20,10 @@ const PART_BYTES: usize = 1_300_000;
 
 /// An eStargz layer of `files`, and the digest of its table of contents, which has the digests of the chunks of those
 /// for which `has_digest`.
-fn estargz(files: &[(&'static str, Vec<u8>)], has_digest: impl Fn(&str) -> bool) -> (Vec<u8>, Digest) {
+pub(crate) fn estargz(
+    files: &[(&'static str, Vec<u8>)],
+    has_digest: impl Fn(&str) -> bool,
+) -> (Vec<u8>, Digest) {
     let (mut blob, mut entries) = (Vec::new(), Vec::new());
     for (name, bytes) in files {
         blob.extend(gzip(&Block::new(name, b'0', bytes.len() as u64).0));
@@ -56,11 +59,11 @@ fn estargz_site(has_digest: impl Fn(&str) -> bool) -> Site {
     site
 }
 
-/// The sample as frames of zstd, and a table of them.
-fn seekable_site() -> Site {
-    let mut sample = sample(Packing::Plain);
+/// `tar` as frames of zstd, and a table of them; and where in it the sizes of the first frame stand, as they are packed and
+/// as they are not.
+pub(crate) fn seekable(tar: &[u8]) -> (Vec<u8>, usize) {
     let (mut blob, mut table) = (Vec::new(), Vec::new());
-    for frame in sample.tar.chunks(2_000_000) {
+    for frame in tar.chunks(2_000_000) {
         let compressed = zstd::encode_all(frame, 1).unwrap();
         table.extend((compressed.len() as u32).to_le_bytes());
         table.extend((frame.len() as u32).to_le_bytes());
@@ -68,8 +71,16 @@ fn seekable_site() -> Site {
     }
     let frames = (table.len() / 8) as u32;
     table.extend([&frames.to_le_bytes()[..], &[0], &0x8f92_eab1_u32.to_le_bytes()].concat());
-    blob.extend([&0x184d_2a5e_u32.to_le_bytes()[..], &(table.len() as u32).to_le_bytes(), &table].concat());
-    sample.blob = blob;
+    blob.extend([&0x184d_2a5e_u32.to_le_bytes()[..], &(table.len() as u32).to_le_bytes()].concat());
+    let sizes = blob.len();
+    blob.extend(table);
+    (blob, sizes)
+}
+
+/// The sample in that form.
+fn seekable_site() -> Site {
+    let mut sample = sample(Packing::Plain);
+    sample.blob = seekable(&sample.tar).0;
     Site::new(sample)
 }
 

@@ -15,7 +15,7 @@ pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) query: String,
     /// Names in lower case.
-    headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
 }
 
@@ -43,6 +43,8 @@ pub(crate) enum Delivery {
     Reset(usize),
     /// Nothing comes after so many bytes, for as long as the client waits.
     Stall(usize),
+    /// Nothing comes at all, for as long as the client waits.
+    Silence,
     /// Pieces of so many bytes with a pause after each.
     Trickle(usize, Duration),
     /// In chunked coding, with so many bytes too many.
@@ -119,11 +121,15 @@ impl Connection {
             Delivery::Overlong(_) => "Transfer-Encoding: chunked\r\n\r\n".to_owned(),
             _ => format!("Content-Length: {length}\r\n\r\n"),
         };
+        if answer.delivery == Delivery::Silence {
+            stream.read_u8().await?;
+            return Ok(false);
+        }
         stream.write_all(head.as_bytes()).await?;
         match answer.delivery {
-            Delivery::Whole => stream.write_all(body).await?,
+            Delivery::Whole | Delivery::Silence => stream.write_all(body).await?,
             Delivery::Truncate(after) => {
-                stream.write_all(&body[..after]).await?;
+                stream.write_all(&body[..after.min(length)]).await?;
                 stream.shutdown().await?;
                 return Ok(false);
             }
@@ -134,7 +140,7 @@ impl Connection {
                 return Ok(false);
             }
             Delivery::Stall(after) => {
-                stream.write_all(&body[..after]).await?;
+                stream.write_all(&body[..after.min(length)]).await?;
                 // Ends when the client gives up.
                 stream.read_u8().await?;
                 return Ok(false);

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use refmount::base::Digest;
 use refmount::oci::{SourceRef, media_type};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -45,6 +46,8 @@ pub(crate) enum Fault {
     Delivery(Delivery),
     /// This status and these headers, with an error document.
     Status(u16, Vec<(&'static str, String)>),
+    /// This status, with an error document that holds all headers of the request.
+    Echo(u16),
     /// A header of another value, or one more.
     Header(&'static str, String),
     /// A 206 that claims and holds the bytes one further on.
@@ -93,6 +96,8 @@ pub(crate) struct Record {
     pub(crate) digest: Option<Digest>,
     pub(crate) range: Option<Range<u64>>,
     pub(crate) is_authorized: bool,
+    /// Of the headers, by their names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
     pub(crate) status: u16,
     /// Of the body, had it been delivered whole.
     pub(crate) bytes: u64,
@@ -181,6 +186,20 @@ impl FaultRegistry {
         for name in [tag.to_owned(), digest_of(bytes).to_string()] {
             state.manifests.insert(name, (media_type.to_owned(), bytes.clone()));
         }
+    }
+
+    /// What is asked for as the blob `digest` is `bytes` from now on, whatever that is; or nothing.
+    pub(crate) fn replace_blob(&self, digest: &Digest, bytes: Option<Bytes>) {
+        let mut state = self.state();
+        match bytes {
+            Some(bytes) => state.blobs.insert(digest.clone(), bytes),
+            None => state.blobs.remove(digest),
+        };
+    }
+
+    /// What is asked for as the manifest `name` is `bytes` from now on, whatever that is.
+    pub(crate) fn replace_manifest(&self, name: &str, media_type: &str, bytes: &Bytes) {
+        self.state().manifests.insert(name.to_owned(), (media_type.to_owned(), bytes.clone()));
     }
 
     /// What refers to `subject` is listed on these pages.
@@ -339,6 +358,11 @@ impl Server {
                 let answer = Answer::new(*status, body);
                 headers.iter().fold(answer, |answer, (name, value)| answer.with(name, value.clone()))
             }
+            (Some(Fault::Echo(status)), _) => {
+                let message: Vec<&str> = request.headers.iter().map(|(_, value)| value.as_str()).collect();
+                let document = json!({ "errors": [{ "code": "ECHO", "message": message.join(" ") }] });
+                Answer::new(*status, document.to_string())
+            }
             (_, Target::Token) => state.token(request),
             (_, Target::Store) => state.stored(request, digest.as_ref(), range.clone(), fault.as_ref()),
             _ if !state.admits(request) => state.challenge(&self.registry),
@@ -370,7 +394,8 @@ impl Server {
         }
         let is_authorized = request.header("authorization").is_some();
         let (status, bytes) = (answer.status, answer.body.len() as u64);
-        state.records.push(Record { target, digest, range, is_authorized, status, bytes });
+        let headers = request.headers.clone();
+        state.records.push(Record { target, digest, range, is_authorized, headers, status, bytes });
         answer
     }
 }

@@ -241,6 +241,10 @@ impl BlobSource for Pulled {
         self.source.access(key).await
     }
 
+    fn doubt(&self, digest: &Digest) -> bool {
+        self.source.doubt(digest)
+    }
+
     fn distrust(&self, digest: &Digest) -> bool {
         self.source.distrust(digest)
     }

@@ -142,6 +142,10 @@ impl BlobSource for Remembered {
         self.inner.access(key).await
     }
 
+    fn doubt(&self, digest: &Digest) -> bool {
+        self.inner.doubt(digest)
+    }
+
     fn distrust(&self, digest: &Digest) -> bool {
         self.inner.distrust(digest)
     }

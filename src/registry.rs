@@ -196,6 +196,10 @@ pub struct SourceOptions {
     /// containerd's (`certs.d`). None: Docker's defaults.
     #[serde(default)]
     pub registry_config: Option<PathBuf>,
+    /// Directories with drop-ins for that file, which count after those beside it, in their order; missing ones hold
+    /// none.
+    #[serde(default)]
+    pub registry_drop_ins: Vec<PathBuf>,
     /// Directories with authorities and client certificates by host (`HOST[:PORT]/*.crt`, `*.cert`, `*.key`;
     /// containers-certs.d(5)); of those that have the host, the first counts.
     #[serde(default)]
@@ -218,6 +222,7 @@ impl Default for SourceOptions {
         Self {
             plain_http: false,
             registry_config: None,
+            registry_drop_ins: Vec::new(),
             certificate_dirs: Vec::new(),
             auth_files: Vec::new(),
             auth_files_required: false,

@@ -1,13 +1,13 @@
 //! Where the registries' configuration and their certificates are looked for: in the places of podman, containerd and
 //! Docker.
 //!
-//! What was named counts, whether it exists or not, so that a misspelt name is an error of whoever reads it. Nothing is
-//! read here.
+//! What was named counts, whether it exists or not, so that a misspelt name is an error of whoever reads it; and so does
+//! what is there and cannot be read. Nothing is read here.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::base::{Result, ResultExt as _};
+use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 
 /// The variable by which podman, skopeo and CRI-O are told of another file.
 const VARIABLE: &str = "CONTAINERS_REGISTRIES_CONF";
@@ -17,6 +17,8 @@ const VARIABLE: &str = "CONTAINERS_REGISTRIES_CONF";
 pub(super) struct RegistryFiles {
     /// A file as containers-registries.conf(5) describes it, or a directory of containerd's.
     pub(super) config: Option<PathBuf>,
+    /// Directories with drop-ins for it, beside its own: of the user, for the file of the system.
+    pub(super) drop_ins: Vec<PathBuf>,
     /// In the order in which they count.
     pub(super) certificate_dirs: Vec<PathBuf>,
 }
@@ -26,7 +28,7 @@ impl RegistryFiles {
     /// environment.
     ///
     /// # Errors
-    /// For a name that is no path.
+    /// For a name that is no path, and for a directory where a `registries.conf` is looked for.
     pub(super) fn find(
         named: Option<&Path>,
         root: &Path,
@@ -37,9 +39,9 @@ impl RegistryFiles {
         let users = [set("XDG_CONFIG_HOME").filter(|path| path.is_absolute()), below_home];
         let users: Vec<PathBuf> = users.into_iter().flatten().map(|path| path.join("containers")).collect();
         let system = root.join("etc/containers");
-        let config = match named.map(Path::to_owned).or_else(|| set(VARIABLE)) {
-            Some(named) => Some(absolute(&named)?),
-            None => default_config(&users, &system, root),
+        let (config, drop_ins) = match named.map(Path::to_owned).or_else(|| set(VARIABLE)) {
+            Some(named) => (Some(absolute(&named)?), Vec::new()),
+            None => default_config(&users, &system, root)?,
         };
         let beside = config.as_ref().filter(|path| !path.is_dir()).and_then(|path| path.parent());
         let containers = beside.map(Path::to_owned).into_iter().chain(users).chain([system]);
@@ -51,18 +53,46 @@ impl RegistryFiles {
                 certificate_dirs.push(directory);
             }
         }
-        Ok(Self { config, certificate_dirs })
+        Ok(Self { config, drop_ins, certificate_dirs })
     }
 }
 
-fn default_config(users: &[PathBuf], system: &Path, root: &Path) -> Option<PathBuf> {
-    let of_user = users.iter().map(|path| path.join("registries.conf")).find(|path| path.is_file());
+/// The file or directory that counts where none was named, and the user's drop-ins for it. As podman has it: a file of
+/// the user's takes the place of the system's, with its drop-ins; without one, the user's drop-ins follow the system's.
+fn default_config(users: &[PathBuf], system: &Path, root: &Path) -> Result<(Option<PathBuf>, Vec<PathBuf>)> {
+    for directory in users {
+        let of_user = directory.join("registries.conf");
+        if is_file(&of_user)? {
+            return Ok((Some(of_user), Vec::new()));
+        }
+    }
+    let drop_ins = |directory: &Path| directory.join("registries.conf.d");
+    let of_users: Vec<PathBuf> =
+        users.iter().map(|directory| drop_ins(directory)).filter(|path| is_there(path)).collect();
     let of_system = system.join("registries.conf");
-    let is_there = of_system.is_file() || system.join("registries.conf.d").is_dir();
+    if is_file(&of_system)? || is_there(&drop_ins(system)) || !of_users.is_empty() {
+        return Ok((Some(of_system), of_users));
+    }
     let of_containerd = root.join("etc/containerd/certs.d");
-    of_user
-        .or_else(|| is_there.then_some(of_system))
-        .or_else(|| of_containerd.is_dir().then_some(of_containerd))
+    Ok((is_there(&of_containerd).then_some(of_containerd), Vec::new()))
+}
+
+/// Whether there is something at `path` that whoever reads it has to deal with, if only by saying that it cannot be read.
+fn is_there(path: &Path) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    !matches!(std::fs::metadata(path), Err(error) if matches!(error.kind(), NotFound | NotADirectory))
+}
+
+/// As [`is_there`], where a directory would be taken for one of containerd's.
+fn is_file(path: &Path) -> Result<bool> {
+    match path.is_dir() {
+        true => {
+            let text =
+                format!("{} is a directory, where a file should be; remove or rename it", path.display());
+            Err(Error::new(ErrorKind::Invalid, text))
+        }
+        false => Ok(is_there(path)),
+    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
@@ -73,12 +103,8 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 mod tests {
     use super::*;
 
-    /// What is found among `files` (a directory where a name ends in a slash), as names below the root.
-    fn found(
-        files: &[&str],
-        named: Option<&str>,
-        variables: &[(&str, &str)],
-    ) -> (Option<String>, Vec<String>) {
+    /// A directory with `files`, of which those whose names end in a slash are directories.
+    fn tree(files: &[&str]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for file in files {
             let path = root.path().join(file);
@@ -90,12 +116,31 @@ mod tests {
                 }
             }
         }
+        root
+    }
+
+    /// What is found below `root`, to which all names are relative.
+    fn find(
+        root: &tempfile::TempDir,
+        named: Option<&str>,
+        variables: &[(&str, &str)],
+    ) -> Result<RegistryFiles> {
         let below = |name: &str| root.path().join(name);
         let variable = |name: &str| {
             let (_, value) = variables.iter().find(|(other, _)| *other == name)?;
             Some(if value.is_empty() { OsString::new() } else { below(value).into() })
         };
-        let found = RegistryFiles::find(named.map(below).as_deref(), root.path(), variable).unwrap();
+        RegistryFiles::find(named.map(below).as_deref(), root.path(), variable)
+    }
+
+    /// What is found among `files`, as names below the root.
+    fn found(
+        files: &[&str],
+        named: Option<&str>,
+        variables: &[(&str, &str)],
+    ) -> (Option<String>, Vec<String>) {
+        let root = tree(files);
+        let found = find(&root, named, variables).unwrap();
         let shown = |path: PathBuf| path.strip_prefix(root.path()).unwrap().to_str().unwrap().to_owned();
         (found.config.map(shown), found.certificate_dirs.into_iter().map(shown).collect())
     }
@@ -125,6 +170,41 @@ mod tests {
                 "{files:?} {named:?} {variables:?}"
             );
         }
+    }
+
+    #[test]
+    fn drop_ins_of_the_user_are_for_the_systems_file() {
+        let (drop_in, own) =
+            ("h/.config/containers/registries.conf.d/", "h/.config/containers/registries.conf");
+        let system = "etc/containers/registries.conf";
+        for (files, named, expected, further) in [
+            (&[drop_in, system][..], None, system, &[drop_in][..]),
+            (&[drop_in, "etc/containerd/certs.d/"], None, system, &[drop_in]),
+            // Those beside the file in use are its own.
+            (&[drop_in, own, system], None, own, &[]),
+            (&[drop_in, system], Some("some.conf"), "some.conf", &[]),
+        ] {
+            let root = tree(files);
+            let found = find(&root, named, &[("HOME", "h")]).unwrap();
+            let below = |name: &&str| root.path().join(name.trim_end_matches('/'));
+            assert_eq!(found.config, Some(below(&expected)), "{files:?}");
+            assert_eq!(found.drop_ins, further.iter().map(below).collect::<Vec<_>>(), "{files:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_there_and_is_no_file_is_not_passed_over() {
+        for name in ["h/.config/containers/registries.conf/", "etc/containers/registries.conf/"] {
+            let root = tree(&[name, "etc/containerd/certs.d/"]);
+            let error = find(&root, None, &[("HOME", "h")]).unwrap_err().chain();
+            assert!(error.contains(name.trim_end_matches('/')), "{error}");
+        }
+        // Nor is what may be there and cannot be looked at: a loop of links stands for a directory of others.
+        let root = tree(&["etc/containers/registries.conf"]);
+        let of_user = root.path().join("h/.config/containers/registries.conf");
+        std::fs::create_dir_all(of_user.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(&of_user, &of_user).unwrap();
+        assert_eq!(find(&root, None, &[("HOME", "h")]).unwrap().config, Some(of_user));
     }
 
     #[test]

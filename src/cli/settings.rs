@@ -105,6 +105,7 @@ pub(super) fn source(arguments: &SourceArgs) -> Result<SourceOptions> {
     Ok(SourceOptions {
         plain_http: arguments.plain_http,
         registry_config: registry_files.config,
+        registry_drop_ins: registry_files.drop_ins,
         certificate_dirs: registry_files.certificate_dirs,
         auth_files,
         auth_files_required,

@@ -54,12 +54,14 @@ impl RegistryConfig {
             Ok(metadata) if metadata.is_dir() => Ok(Self::Containerd(path.clone())),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(what),
             // Its drop-ins may be there without it.
-            _ => RegistriesConf::read(path).map(Self::Registries).map_err(|error| match error.kind() {
-                ErrorKind::NotFound => {
-                    error.context("name another configuration of registries with --registry-config")
-                }
-                _ => error,
-            }),
+            _ => RegistriesConf::read(path, &options.registry_drop_ins).map(Self::Registries).map_err(
+                |error| match error.kind() {
+                    ErrorKind::NotFound => {
+                        error.context("name another configuration of registries with --registry-config")
+                    }
+                    _ => error,
+                },
+            ),
         }
     }
 

@@ -55,7 +55,8 @@ pub(super) async fn check(
 /// The files of configuration and credentials.
 fn files(options: &SourceOptions) -> Vec<Finding> {
     let mut found = Vec::new();
-    for path in options.registry_config.iter().chain(&options.certificate_dirs) {
+    let of_registries = options.registry_config.iter().chain(&options.registry_drop_ins);
+    for path in of_registries.chain(&options.certificate_dirs) {
         let subject = path.display().to_string();
         found.push(match path.exists() {
             true => Finding::ok("configuration", subject, "is read"),

@@ -32,19 +32,22 @@ pub(in crate::registry) struct RegistriesConf {
 }
 
 impl RegistriesConf {
-    /// Reads the file at `path` and the drop-ins in the directory `path` with `.d`. One of the two must exist.
+    /// Reads the file at `path`, the drop-ins in the directory `path` with `.d`, and those in `further` directories. One
+    /// of all these must exist.
     ///
     /// # Errors
     /// `Invalid` for malformed files, with the line; `NotFound` and `Io`.
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    pub(super) fn read(path: &Path, further: &[PathBuf]) -> Result<Self> {
         let mut conf = Self::default();
-        let drop_ins = drop_ins(&drop_in_directory(path))?;
+        let beside = drop_in_directory(path);
+        let directories = std::iter::once(&beside).chain(further);
+        let drop_ins = directories.map(|directory| drop_ins(directory)).collect::<Result<Vec<_>>>()?;
         match registries_table::read(path) {
             Ok(parsed) => conf.merge(path, parsed),
-            Err(error) if error.kind() == ErrorKind::NotFound && drop_ins.is_some() => {}
+            Err(error) if error.kind() == ErrorKind::NotFound && drop_ins.iter().any(Option::is_some) => {}
             Err(error) => return Err(error),
         }
-        for path in drop_ins.into_iter().flatten() {
+        for path in drop_ins.into_iter().flatten().flatten() {
             let parsed = registries_table::read(&path)?;
             conf.merge(&path, parsed);
         }

@@ -36,7 +36,10 @@ impl Configured {
 
     fn candidates(&self, typed: &str) -> Result<Vec<String>> {
         let SourceRef::Short(short) = typed.parse().unwrap() else { panic!("{typed} names a registry") };
-        let conf = RegistriesConf::read(self.options.registry_config.as_ref().unwrap())?;
+        let conf = RegistriesConf::read(
+            self.options.registry_config.as_ref().unwrap(),
+            &self.options.registry_drop_ins,
+        )?;
         Ok(conf.candidates(&short)?.iter().map(ToString::to_string).collect())
     }
 
@@ -234,7 +237,7 @@ fn certificates_are_those_of_the_location() {
     ]);
     let reference = "r.example/a".parse().unwrap();
     let path = conf.options.registry_config.as_ref().unwrap();
-    let route = RegistriesConf::read(path).unwrap().route(&reference, &conf.options).unwrap();
+    let route = RegistriesConf::read(path, &[]).unwrap().route(&reference, &conf.options).unwrap();
     let expected = conf.directory.path().join("certs.d/x.example:5000/ca.crt");
     assert_eq!(route.hosts[0].tls.authorities, [expected]);
 }
@@ -325,6 +328,22 @@ fn drop_ins_replace_what_came_before() {
 }
 
 #[test]
+fn drop_ins_of_other_directories_come_last() {
+    let mut conf = Configured::with(&[
+        ("registries.conf", "unqualified-search-registries = ['file.example']"),
+        ("registries.conf.d/z.conf", "unqualified-search-registries = ['beside.example']"),
+        ("user/a.conf", "unqualified-search-registries = ['user.example']"),
+    ]);
+    assert_eq!(conf.candidates("m").unwrap(), ["beside.example/m:latest"]);
+    conf.options.registry_drop_ins = ["missing", "user"].map(|name| conf.directory.path().join(name)).into();
+    assert_eq!(conf.candidates("m").unwrap(), ["user.example/m:latest"]);
+    for gone in ["registries.conf", "registries.conf.d/z.conf"] {
+        std::fs::remove_file(conf.path(gone)).unwrap();
+    }
+    assert_eq!(conf.candidates("m").unwrap(), ["user.example/m:latest"]);
+}
+
+#[test]
 fn drop_ins_may_stand_alone() {
     let conf =
         Configured::with(&[("registries.conf.d/a.conf", "unqualified-search-registries = ['a.example']")]);
@@ -412,7 +431,7 @@ fn a_location_that_makes_no_reference_is_refused_with_the_line() {
 fn settings_for_other_engines_pass() {
     let conf =
         Configured::of("additional-layer-store-auth-helper = 'helper'\ncredential-helpers = ['a', 'b']");
-    let conf = RegistriesConf::read(conf.options.registry_config.as_ref().unwrap()).unwrap();
+    let conf = RegistriesConf::read(conf.options.registry_config.as_ref().unwrap(), &[]).unwrap();
     let names: Vec<&str> = conf.credential_helpers().iter().map(|helper| helper.name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
 }

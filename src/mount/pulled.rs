@@ -3,7 +3,8 @@
 //! What manifests say and what references stand for goes through the documents of the cache, by the mount's
 //! [`PullPolicy`]; blobs do not, since the layers above cache them. What comes out of the cache is checked against its
 //! digest and size; what does not match is as if it were not there. Only who has found out what a reference stands for
-//! is told without the registry (see [`super::resolution`]).
+//! is told without the registry (see [`super::resolution`]); and a manifest, whoever has left it in the cache, is given
+//! only to who was given it by this repository, which is noted as if it had been asked for by its digest.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -78,20 +79,35 @@ impl Pulled {
         self.source.access(&AccessKey(self.cache.access_key()?)).await
     }
 
-    fn resolution(&self, access: &Access) -> Option<Resolution> {
-        let key = Resolution::key(&self.reference, access);
+    /// The reference to `digest` in the same repository, whatever tag led to it.
+    fn by_digest(&self, digest: &Digest) -> SourceRef {
+        let mut pinned = self.reference.pinned(digest);
+        if let SourceRef::Registry(registry) = &mut pinned {
+            registry.tag = None;
+        }
+        pinned
+    }
+
+    /// The reference as it is noted: a tag beside a digest says nothing.
+    fn noted_reference(&self) -> SourceRef {
+        self.reference.digest().map_or_else(|| self.reference.clone(), |digest| self.by_digest(digest))
+    }
+
+    fn resolution(&self, reference: &SourceRef, access: &Access) -> Option<Resolution> {
+        let key = Resolution::key(reference, access);
         let bytes = self.cache.read_document(DocumentKind::Resolution, &key)?;
         serde_json::from_slice(&bytes).ok()
     }
 
-    async fn held_resolution(&self) -> Result<Resolution> {
+    /// What is noted of `reference`, for who may know it.
+    async fn held_resolution(&self, reference: &SourceRef) -> Result<Resolution> {
         let access = self.own_access().await?;
-        let found = access.and_then(|access| Some((self.resolution(&access)?, access)));
+        let found = access.and_then(|access| Some((self.resolution(reference, &access)?, access)));
         match found {
-            None => Err(self.not_held(&format!("what {} stands for", self.reference))),
+            None => Err(self.not_held(&format!("what {reference} stands for"))),
             Some((resolution, access)) if resolution.admits(&access) => Ok(resolution),
             Some(_) => {
-                let (reference, name) = (&self.reference, self.source.name());
+                let name = self.source.name();
                 let text = format!(
                     "{reference} is in the cache for other credentials than those that there are now, which {name} has \
                      not been shown for it; mount it with --pull missing or --pull always, so that they are"
@@ -132,23 +148,32 @@ impl Pulled {
         }
     }
 
-    /// Keeps that the reference was found to be `manifest`, for whoever asks as before and after.
-    async fn keep_resolution(&self, before: Result<Option<Access>>, manifest: &RawManifest) {
+    /// Keeps that `reference` was found to be `manifest`, for whoever asks as before and after.
+    async fn keep_resolution(
+        &self,
+        reference: SourceRef,
+        before: &Result<Option<Access>>,
+        manifest: &RawManifest,
+    ) {
         let access = match (before, self.own_access().await) {
             (Ok(Some(before)), Ok(Some(after))) => {
                 Some(after).filter(|after| after.credentials == before.credentials)
             }
-            (Err(error), _) | (_, Err(error)) => return self.kept(|_| Err(error)).await,
+            (Err(error), _) => {
+                let error = error.clone();
+                return self.kept(|_| Err(error)).await;
+            }
+            (_, Err(error)) => return self.kept(|_| Err(error)).await,
             _ => None,
         };
         // Otherwise it is not certain what was sent.
         let Some(access) = access else { return };
-        let before = self.resolution(&access);
-        let resolution = Resolution::noted(before.clone(), &self.reference, manifest, &access);
-        if before.as_ref() == Some(&resolution) {
+        let known = self.resolution(&reference, &access);
+        let resolution = Resolution::noted(known.clone(), &reference, manifest, &access);
+        if known.as_ref() == Some(&resolution) {
             return;
         }
-        let key = Resolution::key(&self.reference, &access);
+        let key = Resolution::key(&reference, &access);
         self.kept(move |cache| write(cache, DocumentKind::Resolution, (&key).into(), &resolution)).await;
     }
 
@@ -186,25 +211,31 @@ impl BlobSource for Pulled {
 
     async fn resolve(&self) -> Result<RawManifest> {
         if self.answers == Answers::Held {
-            let Resolution { digest, media_type, .. } = self.held_resolution().await?;
+            let Resolution { digest, media_type, .. } = self.held_resolution(&self.noted_reference()).await?;
             let bytes = self.held_manifest(&digest, None)?;
             return Ok(RawManifest { digest, media_type, bytes });
         }
         let access = self.own_access().await;
         let manifest = self.source.resolve().await?;
         self.keep_manifest(&manifest).await;
-        self.keep_resolution(access, &manifest).await;
+        self.keep_resolution(self.by_digest(&manifest.digest), &access, &manifest).await;
+        if self.reference.digest().is_none() {
+            self.keep_resolution(self.reference.clone(), &access, &manifest).await;
+        }
         Ok(manifest)
     }
 
     async fn manifest(&self, descriptor: &Descriptor) -> Result<RawManifest> {
         if self.answers == Answers::Held {
+            self.held_resolution(&self.by_digest(&descriptor.digest)).await?;
             let bytes = self.held_manifest(&descriptor.digest, Some(descriptor.size))?;
             let media_type = Some(descriptor.media_type.clone());
             return Ok(RawManifest { digest: descriptor.digest.clone(), media_type, bytes });
         }
+        let access = self.own_access().await;
         let manifest = self.source.manifest(descriptor).await?;
         self.keep_manifest(&manifest).await;
+        self.keep_resolution(self.by_digest(&descriptor.digest), &access, &manifest).await;
         Ok(manifest)
     }
 
@@ -341,6 +372,26 @@ mod tests {
             assert_eq!(other.resolve().await.unwrap_err().kind(), ErrorKind::NotFound);
             let is_there = !other.referrers(&subject(), "x").await.unwrap().is_empty();
             assert_eq!(is_there, other.reference.to_string() == "r.example/m:v2");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_another_repository_gave_is_not_given() {
+        let (_directory, cache) = cache();
+        let descriptor = Descriptor::new("application/x", subject(), 7);
+        pulled(&cache, "r.example/private:v1", Answers::Asked).manifest(&descriptor).await.unwrap();
+        pulled(&cache, "r.example/private:v2", Answers::Held).manifest(&descriptor).await.unwrap();
+        let other = pulled(&cache, "r.example/own:v1", Answers::Held);
+        assert_eq!(other.manifest(&descriptor).await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn what_a_tag_led_to_is_known_by_its_digest() {
+        let (_directory, cache) = cache();
+        pulled(&cache, "r.example/m:v1", Answers::Asked).resolve().await.unwrap();
+        for reference in ["r.example/m", "r.example/m:v2"] {
+            let pinned = format!("{reference}@{}", subject());
+            pulled(&cache, &pinned, Answers::Held).resolve().await.unwrap();
         }
     }
 

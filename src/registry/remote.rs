@@ -53,13 +53,15 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// The one that `route` leads to, among so many `mirrors`. Reads the credential files; sends nothing yet.
+    /// The one that `route` leads to, among so many `mirrors`. Reads the credential files, and those of TLS to find what is
+    /// wrong with them early: of a mirror, it would only lead past it. Sends nothing yet.
     ///
     /// # Errors
-    /// `Invalid` for a malformed credential file, `NotFound` for a missing one that is required.
+    /// `Invalid` for a malformed file, `NotFound` for a missing one that is required.
     pub(super) fn open(route: HostRoute, mirrors: usize, options: &SourceOptions) -> Result<Self> {
         let HostRoute { host, repository, .. } = &route;
         let logins = Logins::open(host, repository, options)?;
+        route.tls.read(true)?;
         let patience = Patience::with(&route, mirrors, options);
         Ok(Self {
             endpoint: Endpoint::new(route.bases.clone()),

@@ -213,9 +213,12 @@ fn the_configuration_that_was_named_counts() {
     workplace.put("broken.conf", b"\nlocation = '127.0.0.1:1'\n");
     workplace.put("empty.conf", b"");
     workplace.put("certs.d/127.0.0.1_1_/hosts.toml", b"[host.'https://user:hush-hush@127.0.0.1:1']");
+    workplace.put("certs.d/127.0.0.1_2_/hosts.toml", b"[host.'https://127.0.0.1:1']\nca = 'ca.crt'");
     assert_failed(&inspect("blocked.conf", "127.0.0.1:1/m"), 4, "blocked.conf, line 1");
     assert_failed(&inspect("broken.conf", "127.0.0.1:1/m"), 1, "broken.conf, line 2: unknown field");
     assert_failed(&inspect("certs.d", "127.0.0.1:1/m"), 1, "hosts.toml, line 1: bad address");
+    // It is not as if the mirror were down.
+    assert_failed(&inspect("certs.d", "127.0.0.1:2/m"), 3, "certs.d/127.0.0.1_2_/ca.crt");
     assert_failed(&inspect("empty.conf", "m"), 2, "write the registry out");
     assert_failed(&inspect("nowhere.conf", "127.0.0.1:1/m"), 3, "nowhere.conf");
     let output = workplace

@@ -238,19 +238,78 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
     })
 }
 
+/// What a server says that does not want this client (RFC 8446, section 6.2), and will not another time.
+const REFUSALS: [&str; 8] = [
+    "HandshakeFailure",
+    "ProtocolVersion",
+    "InsufficientSecurity",
+    "CertificateRequired",
+    "BadCertificate",
+    "UnknownCA",
+    "CertificateUnknown",
+    "AccessDenied",
+];
+
+/// What is wrong with the certificate of `host`, and what to do, as the end of a sentence.
+fn certificate_flaw(error: &(dyn StdError + 'static), host: &str) -> String {
+    if speaks_of(error, "certificate expired") {
+        "that has expired; have it renewed, or set the clock of this machine".to_owned()
+    } else if speaks_of(error, "not valid yet") {
+        "that is not valid yet; set the clock of this machine".to_owned()
+    } else if speaks_of(error, "not valid for name") {
+        "for other names; reach it by one of those, or have this one added".to_owned()
+    } else {
+        let remedy = "add its authority to the system's certificates, or to";
+        format!("that is not trusted; {remedy} certs.d/{host} as ca.crt")
+    }
+}
+
 fn connection_error(error: reqwest::Error, what: &str, url: &Url) -> Error {
     let (error, host) = (error.without_url(), shown_host(url));
     let (kind, why) = if error.is_timeout() {
         let phase = if error.is_connect() { "could not be reached" } else { "did not answer" };
         (ErrorKind::TimedOut, format!("{host} {phase} in time"))
+    } else if speaks_of(&error, "tunnel error") {
+        let proxy = "the proxy that the environment names (HTTPS_PROXY)";
+        (
+            ErrorKind::Unavailable,
+            format!("{proxy} does not lead to {host}; correct it, or add that to NO_PROXY"),
+        )
     } else if speaks_of(&error, "certificate") {
-        let remedy =
-            format!("add its authority to the system's certificates, or to certs.d/{host} as ca.crt");
-        (ErrorKind::Invalid, format!("{host} has a certificate that is not trusted; {remedy}"))
+        (ErrorKind::Invalid, format!("{host} has a certificate {}", certificate_flaw(&error, &host)))
+    } else if REFUSALS.iter().any(|alert| speaks_of(&error, &format!("fatal alert: {alert}"))) {
+        let remedy = format!(
+            "of TLS it wants another version, or the certificate of a client that it knows \
+                              (NAME.cert and NAME.key in certs.d/{host})"
+        );
+        (ErrorKind::Invalid, format!("{host} refuses the connection; {remedy}"))
     } else if speaks_of(&error, "corrupt message") {
         (ErrorKind::Invalid, format!("{host} does not speak TLS; to trust it without, use --plain-http"))
     } else {
         (ErrorKind::Unavailable, format!("no answer from {host}"))
     };
     Error::with_source(kind, format!("{what}: {why}"), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_flaw_of_a_certificate_has_its_own_remedy() {
+        for (says, remedy) in [
+            (
+                "certificate expired: verification time 2 (UNIX), but certificate is not valid after 1",
+                "renewed",
+            ),
+            ("certificate not valid yet: verification time 1 (UNIX)", "clock"),
+            ("certificate not valid for name \"r.example\"; certificate is only valid for DnsName", "names"),
+            ("UnknownIssuer", "certs.d/r.example as ca.crt"),
+        ] {
+            let error = std::io::Error::other(format!("invalid peer certificate: {says}"));
+            let flaw = certificate_flaw(&error, "r.example");
+            assert!(flaw.contains(remedy), "{flaw}");
+            assert_eq!(flaw.contains("ca.crt"), says == "UnknownIssuer", "{flaw}");
+        }
+    }
 }

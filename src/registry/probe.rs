@@ -85,6 +85,12 @@ impl HostProbe {
         self.remote.answering().map(|base| base.scheme() == "https")
     }
 
+    /// Whether a certificate of its has to be one that is trusted.
+    #[must_use]
+    pub fn checks_certificate(&self) -> bool {
+        !self.remote.route().tls.skip_verify
+    }
+
     /// What it asked for by way of authentication so far, and what it was sent.
     #[must_use]
     pub fn authentication(&self) -> Authentication {

@@ -93,8 +93,13 @@ impl Host {
                 return false;
             }
             (Some(false), _) => self.found.push(Finding::note("tls", name, "plain HTTP, without TLS")),
-            (Some(true) | None, _) => {
+            (Some(true) | None, _) if probe.checks_certificate() => {
                 self.found.push(Finding::ok("tls", name, "HTTPS, and its certificate is trusted"));
+            }
+            (Some(true) | None, _) => {
+                let text = "HTTPS, with whatever certificate: the configuration says that it is not checked";
+                let remedy = "have the configuration name its authority in place of insecure or skip_verify";
+                self.found.push(Finding::warning("tls", name, text).remedy(remedy));
             }
         }
         self.found.push(authentication(name, probe, answer.as_ref().err()));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{PASSWORD, REPOSITORY, Site, USER, origin};
 use crate::support::authority::{Authority, openssl};
 use crate::support::nginx::Nginx;
-use crate::workplace::{assert_done, stderr};
+use crate::workplace::{assert_done, stderr, stdout};
 
 /// Such a registry.
 pub(super) struct Secured {
@@ -73,6 +73,35 @@ fn an_unknown_authority_is_refused_with_host_and_remedy() {
     assert!(!site.workplace.is_mounted("mnt"));
     assert!(registry.proxy.passages().is_empty(), "nothing was sent to it");
     site.assert_discreet(&[]);
+}
+
+#[test]
+fn a_server_that_refuses_the_handshake_is_not_asked_again_and_again() {
+    let authority = Authority::new();
+    let settings = format!(
+        "ssl_certificate {}; ssl_certificate_key {}; ssl_protocols TLSv1.1;",
+        authority.certificate("server").display(),
+        authority.key("server").display()
+    );
+    let server = Nginx::start("ssl", &settings);
+    let site = Site::at(server.host());
+    let said = stderr(&site.run(&mut site.mount_command(&[])));
+    let error = error_line(&said);
+    assert!(error.contains(&format!("{} refuses the connection", server.host())), "{error}");
+    assert!(!said.contains("trying again"), "{said}");
+}
+
+#[test]
+fn a_certificate_that_is_not_checked_is_not_called_trusted() {
+    let registry = Secured::start(false);
+    let site = registry.site();
+    let text = format!("[[registry]]\nlocation = '{}'\ninsecure = true\n", site.host);
+    site.workplace.put("registries.conf", text.as_bytes());
+    let reference = format!("{}/{REPOSITORY}:v1", site.host);
+    let options = ["doctor", "--authfile=auth.json", "--registry-config=registries.conf", &reference];
+    let said = stdout(&site.run(&mut site.command(&options)));
+    let line = said.lines().find(|line| line.split_whitespace().nth(1) == Some("tls"));
+    assert!(line.is_some_and(|line| line.starts_with("warning") && line.contains("not checked")), "{said}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! References as people type them: a registry's repository with tag or digest, or a layout on disk, in a directory
 //! or in a tar archive of it.
 //!
-//! Docker's normalisation applies to registries: `alpine` is `docker.io/library/alpine:latest`.
+//! Docker's normalisation applies to registries: `alpine` is `docker.io/library/alpine:latest`. Hosts are the same in all
+//! cases, so that they have one name, in small letters, wherever something is looked up for them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ pub enum SourceRef {
 /// A repository of a registry, and what is wanted of it. A digest counts before a tag.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RegistryRef {
-    /// Host and optional port as written (`docker.io`, `127.0.0.1:5000`).
+    /// Host and optional port (`docker.io`, `127.0.0.1:5000`), in small letters.
     pub host: String,
     /// The repository's name (distribution-spec, "Pulling manifests": `<name>`).
     pub repository: String,
@@ -175,9 +176,22 @@ impl FromStr for SourceRef {
 fn short_name(text: &str) -> Option<&str> {
     let (named, _) = text.split_once('@').unwrap_or((text, ""));
     match named.split_once('/') {
-        Some((first, _)) if first == "localhost" || first.contains(['.', ':']) => None,
+        Some((first, _)) if is_host(first) => None,
         Some((_, rest)) => Some(&named[..named.len() - rest.find(':').map_or(0, |colon| rest.len() - colon)]),
         None => Some(named.split_once(':').map_or(named, |(name, _)| name)),
+    }
+}
+
+/// Whether the first part of a name is a registry's host.
+fn is_host(first_part: &str) -> bool {
+    first_part.eq_ignore_ascii_case("localhost") || first_part.contains(['.', ':'])
+}
+
+/// `text`, a reference, with its host in small letters, if it has one.
+fn with_lower_case_host(text: &str) -> String {
+    match text.split_once('/') {
+        Some((host, rest)) if is_host(host) => format!("{}/{rest}", host.to_ascii_lowercase()),
+        _ => text.to_owned(),
     }
 }
 
@@ -204,10 +218,11 @@ impl FromStr for RegistryRef {
                 ),
             )
         };
+        let text = &with_lower_case_host(text);
         // The library's grammar has no IPv6 literals, so a stand-in takes the host's place while it parses.
         let (literal, rest) = match ipv6_host(text) {
             Some((host, rest)) => (Some(host), format!("localhost{rest}")),
-            None => (None, text.to_owned()),
+            None => (None, text.clone()),
         };
         let reference = Reference::from_str(&rest).map_err(|error| invalid(error.to_string()))?;
         if reference.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -355,6 +370,9 @@ mod tests {
             ("[::1]:5000/m:v1", "[::1]:5000/m:v1"),
             ("docker://oci:5000/m", "docker://oci:5000/m:latest"),
             ("docker://dir:5000/m", "docker://dir:5000/m:latest"),
+            ("Docker.IO/alpine:V1", "docker.io/library/alpine:V1"),
+            ("LOCALHOST/m", "localhost/m:latest"),
+            ("[::AB]:5000/m", "[::ab]:5000/m:latest"),
         ] {
             assert_eq!(typed.parse::<SourceRef>().unwrap().to_string(), meant);
             assert_eq!(typed.parse::<SourceRef>().unwrap(), meant.parse().unwrap(), "{typed}");

@@ -70,7 +70,7 @@ pub(super) fn suffix(text: &str) -> &str {
 /// What prefixes are compared with.
 pub(super) fn full_name(reference: &RegistryRef) -> String {
     let RegistryRef { host, repository, tag, digest } = reference;
-    let name = with_lower_case_host(&format!("{host}/{repository}"));
+    let name = format!("{host}/{repository}");
     match digest {
         Some(digest) => format!("{name}@{digest}"),
         None => format!("{name}:{}", tag.as_deref().unwrap_or("latest")),

@@ -51,7 +51,10 @@ impl RegistryConfig {
         let Some(path) = &options.registry_config else { return Ok(Self::Docker) };
         let what = || format!("cannot use the registries' configuration {}", path.display());
         match std::fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => Ok(Self::Containerd(path.clone())),
+            Ok(metadata) if metadata.is_dir() => {
+                hosts_toml::check_root(path)?;
+                Ok(Self::Containerd(path.clone()))
+            }
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context(what),
             // Its drop-ins may be there without it.
             _ => RegistriesConf::read(path, &options.registry_drop_ins).map(Self::Registries).map_err(

@@ -5,6 +5,7 @@
 //! from containerd: a file that it would log about and pass over is an error.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 use url::Url;
 
-use crate::base::{ErrorKind, Result, ResultExt as _};
+use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::oci::RegistryRef;
 use crate::registry::endpoint;
 use crate::registry::route::{ClientIdentity, HostRoute, Route, Serves, TlsSettings};
@@ -94,6 +95,27 @@ pub(super) fn route(root: &Path, reference: &RegistryRef, plain_http: bool) -> R
     };
     let reader = Reader { document, directory: &directory, registry: registry(TlsSettings::default()) };
     Ok(Route { hosts: reader.hosts()? })
+}
+
+/// Checks that nothing in `root` says that it is another directory than one with a directory for each registry: what it
+/// holds would be passed over.
+///
+/// # Errors
+/// `Invalid`, with what says so; `Io`.
+pub(super) fn check_root(root: &Path) -> Result<()> {
+    let what = || format!("cannot read the registries' configuration {}", root.display());
+    for entry in std::fs::read_dir(root).context(what)? {
+        let path = entry.context(what)?.path();
+        let is_hosts_toml = path.file_name() == Some(OsStr::new("hosts.toml"));
+        if (is_hosts_toml || path.extension() == Some(OsStr::new("conf"))) && !path.is_dir() {
+            let text = format!(
+                "{} is not in the directory of a registry; name the directory above that, or a registries.conf",
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+    }
+    Ok(())
 }
 
 /// The directory in `root` that speaks of `host`, if there is one.

@@ -335,3 +335,19 @@ fn what_is_malformed_is_refused_with_the_line_and_without_values() {
     let configured = Configured::with(&[("r.example/hosts.toml", "[")]);
     configured.shown("s.example/a").unwrap();
 }
+
+#[test]
+fn another_directory_is_not_taken_for_one_of_registries() {
+    for file in ["hosts.toml", "registries.conf", "10-blocked.conf"] {
+        let error = Configured::with(&[(file, "")]).shown("r.example/m").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.chain().contains(file), "{}", error.chain());
+    }
+    Configured::with(&[("r.conf/hosts.toml", ""), ("readme.txt", "")]).shown("r.example/m").unwrap();
+}
+
+#[test]
+fn hosts_in_capital_letters_are_the_same() {
+    let conf = Configured::with(&[("r.example_5000_/hosts.toml", "server = 'https://m.example'")]);
+    assert_eq!(conf.shown("R.Example:5000/m").unwrap(), ["origin https://m.example/v2/ m ns=r.example:5000"]);
+}

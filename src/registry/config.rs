@@ -15,7 +15,8 @@ mod short_names;
 #[cfg(test)]
 mod shown;
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use crate::base::{ErrorKind, Result, ResultExt as _};
 use crate::oci::{RegistryRef, ShortRef};
@@ -29,6 +30,28 @@ pub(super) use registries_table::HelperName;
 
 /// Docker's registry, which is the only one for names without a registry where no configuration says more.
 const DOCKER_HUB: &str = "docker.io";
+
+/// The entry of `directory` that is called `name`, in whatever case: a host's is as somebody typed it.
+fn entry_in_any_case(directory: &Path, name: &str) -> io::Result<Option<PathBuf>> {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    let as_typed = directory.join(name);
+    match std::fs::metadata(&as_typed) {
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => {}
+        found => return found.map(|_| Some(as_typed)),
+    }
+    let entries = match std::fs::read_dir(directory) {
+        // What may be entered and not listed has been asked.
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().eq_ignore_ascii_case(name) && entry.path().exists() {
+            return Ok(Some(entry.path()));
+        }
+    }
+    Ok(None)
+}
 
 /// What there is of configuration.
 #[derive(Debug)]

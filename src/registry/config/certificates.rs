@@ -16,15 +16,16 @@ use crate::registry::route::{ClientIdentity, TlsSettings};
 /// `Invalid` for a certificate without its key, and a key without its certificate; `Io`.
 pub(super) fn for_host(host: &str, directories: &[PathBuf]) -> Result<TlsSettings> {
     for directory in directories {
-        let directory = directory.join(host);
-        match std::fs::metadata(&directory) {
-            Ok(_) => return read(&directory, Keys::Beside),
-            Err(error) if matches!(error.kind(), Io::NotFound | Io::NotADirectory) => {}
+        match super::entry_in_any_case(directory, host) {
+            Ok(Some(found)) => return read(&found, Keys::Beside),
+            Ok(None) => {}
             // The system's directories may be for other users.
             Err(error) if error.kind() == Io::PermissionDenied => {
                 tracing::debug!(directory = %directory.display(), "certificates are not readable");
             }
-            Err(error) => return Err(error).context(|| format!("cannot read {}", directory.display())),
+            Err(error) => {
+                return Err(error).context(|| format!("cannot read {}", directory.join(host).display()));
+            }
         }
     }
     Ok(TlsSettings::default())

@@ -123,9 +123,10 @@ fn directory_of(root: &Path, host: &str) -> Result<Option<PathBuf>> {
     let with_port = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']'));
     let without_colon = with_port.map(|(name, port)| format!("{name}_{port}_"));
     for name in without_colon.as_deref().into_iter().chain([host, DEFAULT_DIRECTORY]) {
-        let directory = root.join(name);
-        if directory.try_exists().context(|| format!("cannot read {}", directory.display()))? {
-            return Ok(Some(directory));
+        let found = super::entry_in_any_case(root, name);
+        let found = found.context(|| format!("cannot read {}", root.join(name).display()))?;
+        if found.is_some() {
+            return Ok(found);
         }
     }
     Ok(None)

@@ -348,6 +348,15 @@ fn another_directory_is_not_taken_for_one_of_registries() {
 
 #[test]
 fn hosts_in_capital_letters_are_the_same() {
-    let conf = Configured::with(&[("r.example_5000_/hosts.toml", "server = 'https://m.example'")]);
-    assert_eq!(conf.shown("R.Example:5000/m").unwrap(), ["origin https://m.example/v2/ m ns=r.example:5000"]);
+    for directory in ["r.example_5000_", "R.example_5000_", "r.Example:5000"] {
+        let conf = Configured::with(&[(&format!("{directory}/hosts.toml"), "server = 'https://m.example'")]);
+        for reference in ["r.example:5000/m", "R.EXAMPLE:5000/m"] {
+            let shown = conf.shown(reference).unwrap();
+            assert_eq!(
+                shown,
+                ["origin https://m.example/v2/ m ns=r.example:5000"],
+                "{directory} {reference}"
+            );
+        }
+    }
 }

@@ -61,11 +61,11 @@ impl Entry {
             let text = String::from_utf8(bytes).map_err(|_| "the field auth is not text")?;
             let (username, password) = text.split_once(':').ok_or("the field auth lacks a colon")?;
             // Docker pads some of its own with NUL.
-            return Ok(Some(Secret::new(username.into(), password.trim_end_matches('\0').into())));
+            return Ok(Secret::new(username.into(), password.trim_end_matches('\0').into()));
         }
         Ok(given(&self.username)
             .zip(self.password.as_ref())
-            .map(|(username, password)| Secret::new(username.clone(), password.clone())))
+            .and_then(|(username, password)| Secret::new(username.clone(), password.clone())))
     }
 }
 
@@ -202,6 +202,16 @@ mod tests {
                 let found = login(&text, "docker.io", "library/alpine").unwrap();
                 assert_eq!(found, password("user", "pass:word"), "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn an_entry_without_user_and_password_is_none() {
+        for entry in ["{}", r#"{"auth":"Og=="}"#, r#"{"auth":"","username":"","password":""}"#] {
+            let text = format!(
+                r#"{{"auths":{{"r.example/a":{entry},"r.example":{{"username":"u","password":""}}}}}}"#
+            );
+            assert_eq!(login(&text, "r.example", "a").unwrap(), password("u", ""), "{entry}");
         }
     }
 

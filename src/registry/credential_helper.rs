@@ -112,7 +112,7 @@ impl Helper {
         }
         let answer: Answer = serde_json::from_slice(&stdout)
             .map_err(|_| failed("its answer is not the JSON object that was expected".into()))?;
-        Ok(Some(Secret::new(answer.username, answer.secret)))
+        Ok(Secret::new(answer.username, answer.secret))
     }
 
     async fn converse(&self, child: &mut Child) -> std::io::Result<Output> {
@@ -207,8 +207,12 @@ mod tests {
 
     #[test]
     fn a_helper_that_knows_nothing_is_no_error() {
-        let script = "echo 'credentials not found in native keychain'; exit 1";
-        assert_eq!(get(script, HELPER_TIMEOUT).unwrap(), None);
+        for script in [
+            "echo 'credentials not found in native keychain'; exit 1",
+            r#"echo '{"ServerURL":"","Username":"","Secret":""}'"#,
+        ] {
+            assert_eq!(get(script, HELPER_TIMEOUT).unwrap(), None);
+        }
     }
 
     #[test]

@@ -42,11 +42,13 @@ pub(super) enum Secret {
 }
 
 impl Secret {
-    /// What a file or a helper gives as user and secret.
-    pub(super) fn new(username: String, password: String) -> Self {
+    /// What a file or a helper gives as user and secret; none if it gives neither, which is how some say that they have
+    /// nothing.
+    pub(super) fn new(username: String, password: String) -> Option<Self> {
         match username.as_str() {
-            IDENTITY_TOKEN_USER => Self::IdentityToken(password),
-            _ => Self::Password { username, password },
+            IDENTITY_TOKEN_USER => Some(Self::IdentityToken(password)),
+            "" if password.is_empty() => None,
+            _ => Some(Self::Password { username, password }),
         }
     }
 

@@ -374,7 +374,11 @@ impl Authority {
                     Ok(Grant { header: Some(basic_header(username, password)?), ..grant })
                 }
                 Some(Secret::IdentityToken(_)) => {
-                    wanted("user and password, not the identity token there is")
+                    self.with_state(|state| {
+                        state.used = "the identity token that there is was not".to_owned();
+                        state.is_secret_used = false;
+                    });
+                    wanted("user and password")
                 }
                 None => wanted("user and password"),
             },

@@ -55,14 +55,19 @@ pub(super) async fn check(
 /// The files of configuration and credentials.
 fn files(options: &SourceOptions) -> Vec<Finding> {
     let mut found = Vec::new();
-    let of_registries = options.registry_config.iter().chain(&options.registry_drop_ins);
-    for path in of_registries.chain(&options.certificate_dirs) {
+    for path in options.registry_config.iter().chain(&options.registry_drop_ins) {
         let subject = path.display().to_string();
         found.push(match path.exists() {
             true => Finding::ok("configuration", subject, "is read"),
             false => Finding::note("configuration", subject, "does not exist"),
         });
     }
+    // Few machines have any of these, and none has all. A directory of containerd's has its own.
+    let is_containerds = options.registry_config.as_ref().is_some_and(|path| path.is_dir());
+    let of_certificates = options.certificate_dirs.iter().filter(|path| !is_containerds && path.exists());
+    found.extend(
+        of_certificates.map(|path| Finding::ok("certificates", path.display().to_string(), "is read")),
+    );
     let (there, missing): (Vec<_>, Vec<_>) = options.auth_files.iter().partition(|file| file.exists());
     found.extend(there.iter().map(|file| Finding::ok("credentials", file.display().to_string(), "is read")));
     if there.is_empty() {

@@ -24,8 +24,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 
+mod devices;
 mod holder;
 
+pub use devices::resend;
 pub use holder::hold;
 
 /// Descriptors in one message; the kernel takes up to 253.

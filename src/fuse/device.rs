@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,9 +27,6 @@ const CLONE: rustix::ioctl::Opcode = opcode::read::<u32>(MAGIC, 0);
 /// `FUSE_DEV_IOC_BACKING_CLOSE`.
 const BACKING_CLOSE: rustix::ioctl::Opcode = opcode::write::<u32>(MAGIC, 2);
 
-/// `FUSE_NOTIFY_RESEND` (Linux 6.9): whatever was handed out and not answered is to be handed out again.
-const NOTIFY_RESEND: i32 = 7;
-
 /// Another queue of the mount that `device` serves, for another thread.
 ///
 /// # Errors
@@ -40,18 +37,6 @@ pub(super) fn clone(device: impl AsFd) -> io::Result<OwnedFd> {
     // SAFETY: the kernel reads one u32, the number of an open descriptor, and keeps no pointer.
     unsafe { ioctl(&other, Setter::<CLONE, u32>::new(number))? };
     Ok(other.into())
-}
-
-/// Has the kernel hand out again what the process before this one was given and did not answer. To be asked before
-/// anybody reads from `device` or one of its clones.
-///
-/// # Errors
-/// `EINVAL` from kernels before 6.9, which answer those requests themselves, with an error.
-pub(super) fn resend(device: impl AsFd) -> io::Result<()> {
-    let mut message = [0; 16];
-    message[0..4].copy_from_slice(&16_u32.to_ne_bytes());
-    message[4..8].copy_from_slice(&NOTIFY_RESEND.to_ne_bytes());
-    File::from(device.as_fd().try_clone_to_owned()?).write_all(&message)
 }
 
 /// Makes the descriptor `place` another name of what `by` is, whoever owns it.

@@ -9,6 +9,7 @@ use fuser::{Config, Session, SessionACL};
 use tokio::sync::watch;
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+use crate::keeper;
 
 use super::adapter::Adapter;
 use super::attachment::Attachment;
@@ -57,7 +58,7 @@ impl Queues {
             queues.add(adapter, queue, descriptors.len() == 1)?;
         }
         if let Some(first) = descriptors.first()
-            && let Err(error) = device::resend(first)
+            && let Err(error) = keeper::resend(first)
         {
             tracing::debug!("the kernel does not send again what was not answered: {error}");
         }

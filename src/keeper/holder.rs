@@ -29,6 +29,7 @@ use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit}
 
 use crate::base::{Result, ResultExt as _, clock};
 
+use super::devices::Refused;
 use super::{HANDED_OVER, Message, SERVER, receive, send};
 
 /// Deaths in a row after which the holder gives up. With the pauses between them, some 20 seconds.
@@ -281,60 +282,21 @@ impl Holder<'_> {
     }
 
     fn refuse_requests(&mut self) -> Told {
-        let mut devices: Vec<File> = self.kept.values().flatten().filter_map(device).collect();
+        let mut mounts: Vec<Refused> = self.kept.values().filter_map(|kept| Refused::of(kept)).collect();
         loop {
             let mut waited: Vec<PollFd<'_>> =
-                devices.iter().map(|device| PollFd::new(device, PollFlags::IN)).collect();
+                mounts.iter().map(|mount| PollFd::new(mount.device(), PollFlags::IN)).collect();
             waited.push(PollFd::new(&self.signals.pipe, PollFlags::IN));
-            if poll(&mut waited, None).is_err() {
-                continue;
-            }
+            // Interrupted by a signal, which is waiting in its pipe then.
+            let _ = poll(&mut waited, None);
             let ready: Vec<bool> = waited.iter().map(|waited| !waited.revents().is_empty()).collect();
             if let Some(told) = self.signals.take() {
                 return told;
             }
             let mut ready = ready.into_iter();
-            devices.retain(|device| !ready.next().unwrap_or(false) || refuse(device).is_ok());
+            mounts.retain(|mount| !ready.next().unwrap_or(false) || mount.refuse_next().is_ok());
         }
     }
-}
-
-/// `descriptor`, if it is the device of a mount.
-fn device(descriptor: &OwnedFd) -> Option<File> {
-    let file = File::from(descriptor.try_clone().ok()?);
-    let number = rustix::fs::fstat(&file).ok()?.st_rdev;
-    let fuse = rustix::fs::stat("/dev/fuse").ok()?.st_rdev;
-    (number == fuse).then_some(file)
-}
-
-/// Answers one request with EIO.
-///
-/// # Errors
-/// When there will be no more.
-fn refuse(mut device: &File) -> io::Result<()> {
-    /// What has no answer: `FUSE_FORGET`, `FUSE_INTERRUPT` and `FUSE_BATCH_FORGET` (linux/fuse.h).
-    const WITHOUT_ANSWER: [u32; 3] = [2, 36, 42];
-    // As much as the kernel asks for, with the largest write that was agreed upon.
-    let mut request = vec![0; (1 << 20) + 4096];
-    let taken = match device.read(&mut request) {
-        Ok(taken) => taken,
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => {
-            return Err(error);
-        }
-        Err(_) => return Ok(()),
-    };
-    let Some(header) = request[..taken].first_chunk::<16>() else { return Ok(()) };
-    let opcode = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
-    if WITHOUT_ANSWER.contains(&opcode) {
-        return Ok(());
-    }
-    let mut answer = [0; 16];
-    answer[0..4].copy_from_slice(&16_u32.to_ne_bytes());
-    answer[4..8].copy_from_slice(&(-rustix::io::Errno::IO.raw_os_error()).to_ne_bytes());
-    answer[8..16].copy_from_slice(&header[8..16]);
-    // Whoever asked may be gone.
-    let _ = rustix::io::write(device, &answer);
-    Ok(())
 }
 
 /// What the holder was told by a signal.

@@ -43,7 +43,7 @@ use self::stored::{Freed, StoredSegment};
 
 pub use owner::HeldBy;
 pub use paths::{CachePaths, DocumentKey, DocumentKind};
-pub use segment::{DirectSegment, Pin, Segment, SegmentId, SkipReason, Stored};
+pub use segment::{DirectSegment, Epoch, Pin, Segment, SegmentId, SkipReason, Stored};
 
 /// How much of the file system stays free of us.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,7 +90,7 @@ pub struct CacheCounters {
     pub damaged_chunks: u64,
     /// Chunks stored.
     pub stored_chunks: u64,
-    /// Chunks that were offered and not stored, those already there aside.
+    /// Chunks that were offered and not stored, those already there or found wrong aside.
     pub skipped_stores: u64,
 }
 

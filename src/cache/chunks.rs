@@ -19,6 +19,10 @@
 //!
 //! `take_all` starts a new incarnation: whoever began something under the old one holds files that no longer
 //! have a name, may finish with them, and changes nothing here any more.
+//!
+//! `begin_epoch` says that all bytes that were asked for so far are wrong: those that are here or being written go by
+//! `take_all`, at once or right after it with the files, and those that have not come yet are refused by `begin_store`,
+//! however late they come. So wrong bytes do not outlive the check that found them, nor keep others out of their place.
 
 use std::fs::File;
 use std::ops::Range;
@@ -26,8 +30,8 @@ use std::sync::Arc;
 
 use crate::base::{chunk_count, chunk_range};
 
-use super::SkipReason;
 use super::map::Record;
+use super::{Epoch, SkipReason};
 
 /// Bytes of a segment of which anything is stored; larger ones are read without the cache. 8 TiB make a table
 /// of 400 MB, and no file of a model comes near; without a bound, a size that somebody wrote into a manifest
@@ -94,6 +98,8 @@ pub(super) struct Chunks {
     pub(super) names_durable: bool,
     /// Counts the times that the files were given up.
     pub(super) incarnation: u64,
+    /// Counts the times that all of it was found wrong.
+    epoch: Epoch,
     /// For reading; opened at the first use.
     pub(super) data: Option<Arc<File>>,
 }
@@ -116,6 +122,7 @@ impl Chunks {
             on_disk: false,
             names_durable: false,
             incarnation: 0,
+            epoch: Epoch::default(),
             data: None,
         }
     }
@@ -240,10 +247,27 @@ impl Chunks {
         runs
     }
 
-    /// Absent → Writing, for one storer.
-    pub(super) fn begin_store(&mut self, chunk: u64) -> Result<(), SkipReason> {
+    /// As of when what is asked for now is.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// All that was asked for so far is wrong. If there are files, the caller unlinks them.
+    pub(super) fn begin_epoch(&mut self) {
+        self.epoch.0 += 1;
+        if !self.on_disk {
+            // Their storers are about to make the first files.
+            self.take_all();
+        }
+    }
+
+    /// Absent → Writing, for one storer of what was asked for in `epoch`.
+    pub(super) fn begin_store(&mut self, chunk: u64, epoch: Epoch) -> Result<(), SkipReason> {
         if self.length(chunk) == 0 {
             return Err(SkipReason::WrongLength);
+        }
+        if self.epoch != epoch {
+            return Err(SkipReason::Outdated);
         }
         if self.leaving {
             return Err(SkipReason::BeingEvicted);
@@ -471,7 +495,7 @@ mod tests {
 
     fn with_chunk() -> Chunks {
         let mut chunks = Chunks::new(3 * CHUNK_BYTES - 1);
-        chunks.begin_store(0).unwrap();
+        chunks.begin_store(0, Epoch::default()).unwrap();
         assert_eq!(chunks.finish_store(0, [1; 32], 5), Removal::NotOurs);
         chunks
     }
@@ -484,11 +508,11 @@ mod tests {
         assert!(!chunks.begin_eviction(0, 6));
         assert_eq!(chunks.begin_removal(0), Removal::NotOurs);
         assert!(!chunks.begin_read(0..1, 7), "new readers miss");
-        assert_eq!(chunks.begin_store(0), Err(SkipReason::BeingEvicted));
+        assert_eq!(chunks.begin_store(0, Epoch::default()), Err(SkipReason::BeingEvicted));
         assert_eq!(chunks.end_read(0..1), Vec::<u64>::new());
         assert_eq!(chunks.end_read(0..1), vec![0]);
         chunks.finish_departure(0);
-        chunks.begin_store(0).unwrap();
+        chunks.begin_store(0, Epoch::default()).unwrap();
     }
 
     #[test]
@@ -504,13 +528,27 @@ mod tests {
     #[test]
     fn one_storer_writes_a_chunk_and_a_removal_meanwhile_takes_it_away_from_it() {
         let mut chunks = with_chunk();
-        chunks.begin_store(1).unwrap();
-        assert_eq!(chunks.begin_store(1), Err(SkipReason::AlreadyThere));
+        chunks.begin_store(1, Epoch::default()).unwrap();
+        assert_eq!(chunks.begin_store(1, Epoch::default()), Err(SkipReason::AlreadyThere));
         assert!(!chunks.begin_read(1..2, 6));
         assert_eq!(chunks.begin_removal(1), Removal::NotOurs);
         assert_eq!(chunks.finish_store(1, [2; 32], 7), Removal::Ours);
         assert!(!chunks.is_present(1));
-        assert_eq!(chunks.begin_store(3), Err(SkipReason::WrongLength));
+        assert_eq!(chunks.begin_store(3, Epoch::default()), Err(SkipReason::WrongLength));
+    }
+
+    #[test]
+    fn what_was_asked_for_before_all_was_found_wrong_is_neither_kept_nor_taken() {
+        let mut chunks = Chunks::new(3 * CHUNK_BYTES);
+        let (before, incarnation) = (chunks.epoch(), chunks.incarnation);
+        chunks.begin_store(1, before).unwrap();
+        chunks.begin_epoch();
+        assert_eq!(chunks.begin_store(2, before), Err(SkipReason::Outdated));
+        assert_ne!(chunks.incarnation, incarnation, "its storer changes nothing any more");
+        let now = chunks.epoch();
+        chunks.begin_store(1, now).unwrap();
+        assert_eq!(chunks.finish_store(1, [3; 32], 8), Removal::NotOurs);
+        assert!(chunks.is_present(1), "and is in nobody's way");
     }
 
     #[test]
@@ -520,7 +558,7 @@ mod tests {
         assert!(!chunks.begin_eviction(0, 9));
         chunks.pins = 0;
         for chunk in 1..3 {
-            chunks.begin_store(chunk).unwrap();
+            chunks.begin_store(chunk, Epoch::default()).unwrap();
             chunks.finish_store(chunk, [1; 32], 5);
         }
         assert!(chunks.is_complete());
@@ -553,7 +591,7 @@ mod tests {
         let mut chunks = with_chunk();
         let records = chunks.begin_sync();
         chunks.end_sync(&records, true);
-        chunks.begin_store(1).unwrap();
+        chunks.begin_store(1, Epoch::default()).unwrap();
         chunks.finish_store(1, [2; 32], 7);
         assert!(chunks.unchecked(0..3).is_empty());
         let records = chunks.begin_sync();

@@ -32,6 +32,10 @@ pub enum Stored {
     Skipped(SkipReason),
 }
 
+/// When bytes were asked for, by how often a segment had been found wrong by then. See [`Segment::remove_all`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Epoch(pub(super) u64);
+
 /// Why a chunk was not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipReason {
@@ -43,6 +47,8 @@ pub enum SkipReason {
     Degraded,
     /// An older copy is on its way out.
     BeingEvicted,
+    /// It was asked for before the segment was found wrong.
+    Outdated,
     /// The data is not as long as the chunk, or the chunk does not exist.
     WrongLength,
 }
@@ -190,10 +196,16 @@ impl Segment {
         self.stored.chunks().digest(chunk).map(blake3::Hash::from_bytes)
     }
 
-    /// Stores the whole chunk `chunk`, whose BLAKE3 is `digest`, and makes room for it first. Never fails the
-    /// caller. The store that completes the segment makes it durable as well.
-    pub fn store(&self, chunk: u64, data: &[u8], digest: blake3::Hash) -> Stored {
-        let outcome = self.store_chunk(chunk, data, digest);
+    /// What bytes that are asked for from now on belong to.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.stored.chunks().epoch()
+    }
+
+    /// Stores the whole chunk `chunk`, whose BLAKE3 is `digest` and which was asked for in `epoch`, and makes room for
+    /// it first. Never fails the caller. The store that completes the segment makes it durable as well.
+    pub fn store(&self, chunk: u64, data: &[u8], digest: blake3::Hash, epoch: Epoch) -> Stored {
+        let outcome = self.store_chunk(chunk, data, digest, epoch);
         let counters = &self.disk().counters;
         match outcome {
             Stored::Stored => {
@@ -203,20 +215,20 @@ impl Segment {
                     self.stored.sync(self.disk());
                 }
             }
-            Stored::Skipped(SkipReason::AlreadyThere) => {}
+            Stored::Skipped(SkipReason::AlreadyThere | SkipReason::Outdated) => {}
             Stored::Skipped(_) => count(&counters.skipped_stores),
         }
         outcome
     }
 
-    fn store_chunk(&self, chunk: u64, data: &[u8], digest: blake3::Hash) -> Stored {
+    fn store_chunk(&self, chunk: u64, data: &[u8], digest: blake3::Hash, epoch: Epoch) -> Stored {
         let range = chunk_range(chunk, self.stored.bytes);
         if range.is_empty() || range.end - range.start != data.len() as u64 {
             return Stored::Skipped(SkipReason::WrongLength);
         }
         let incarnation = {
             let mut table = self.stored.chunks();
-            if let Err(reason) = table.begin_store(chunk) {
+            if let Err(reason) = table.begin_store(chunk, epoch) {
                 return Stored::Skipped(reason);
             }
             table.incarnation
@@ -244,8 +256,10 @@ impl Segment {
         self.stored.remove(self.disk(), chunks.start..chunks.end.min(self.chunk_count()));
     }
 
-    /// Forgets everything.
+    /// Forgets everything, which turned out wrong, and begins another epoch: what was asked for before is not stored
+    /// any more, whenever and on whose behalf it comes.
     pub fn remove_all(&self) {
+        self.stored.chunks().begin_epoch();
         self.stored.unlink(self.disk());
     }
 

@@ -53,7 +53,7 @@ fn part(content: &[u8], range: Range<u64>) -> &[u8] {
 
 fn store(segment: &Segment, content: &[u8], chunk: u64) -> Stored {
     let data = part(content, chunk_range(chunk, content.len() as u64));
-    segment.store(chunk, data, blake3::hash(data))
+    segment.store(chunk, data, blake3::hash(data), segment.epoch())
 }
 
 fn store_all(segment: &Segment, content: &[u8]) {
@@ -138,9 +138,9 @@ fn a_chunk_of_the_wrong_length_or_there_already_is_not_stored() {
     let content = content(1, CHUNK_BYTES + 100);
     let segment = cache.segment(&id(0), content.len() as u64).unwrap();
     let wrong = Stored::Skipped(SkipReason::WrongLength);
-    assert_eq!(segment.store(0, b"short", blake3::hash(b"short")), wrong);
-    assert_eq!(segment.store(2, b"", blake3::hash(b"")), wrong);
-    assert_eq!(segment.store(u64::MAX, b"x", blake3::hash(b"x")), wrong);
+    assert_eq!(segment.store(0, b"short", blake3::hash(b"short"), segment.epoch()), wrong);
+    assert_eq!(segment.store(2, b"", blake3::hash(b""), segment.epoch()), wrong);
+    assert_eq!(segment.store(u64::MAX, b"x", blake3::hash(b"x"), segment.epoch()), wrong);
     assert_eq!(store(&segment, &content, 1), Stored::Stored);
     assert_eq!(store(&segment, &content, 1), Stored::Skipped(SkipReason::AlreadyThere));
     assert_eq!(cache.info().used_bytes, 100);
@@ -152,7 +152,10 @@ fn a_hostile_size_does_not_decide_about_our_memory() {
     let cache = open(directory.path());
     let segment = cache.segment(&id(0), 1 << 61).unwrap();
     let data = content(1, CHUNK_BYTES);
-    assert_eq!(segment.store(5, &data, blake3::hash(&data)), Stored::Skipped(SkipReason::NoRoom));
+    assert_eq!(
+        segment.store(5, &data, blake3::hash(&data), segment.epoch()),
+        Stored::Skipped(SkipReason::NoRoom)
+    );
     assert!(!segment.is_present(5) && !segment.is_complete());
     assert_eq!(cache.info().used_bytes, 0);
 }
@@ -181,7 +184,7 @@ fn a_segment_of_another_length_drops_what_was_recorded_unless_it_is_held() {
     drop(segment);
     let other = cache.segment(&id(0), 5).unwrap();
     assert_eq!((other.bytes(), other.cached_bytes(), cache.info().used_bytes), (5, 0, 0));
-    assert_eq!(other.store(0, b"12345", blake3::hash(b"12345")), Stored::Stored);
+    assert_eq!(other.store(0, b"12345", blake3::hash(b"12345"), other.epoch()), Stored::Stored);
     assert!(hit_chunk(&other, b"12345", 0));
 }
 
@@ -239,7 +242,11 @@ fn removed_chunks_are_forgotten_and_can_be_stored_anew() {
     assert!(blocks_bytes(&cache.paths().data(&id(0))) <= 2 * CHUNK_BYTES + 8192, "holes are punched");
     assert_eq!(store(&segment, &content, 1), Stored::Stored);
     assert!(hit_chunk(&segment, &content, 1));
+    let before = segment.epoch();
     segment.remove_all();
+    let late = part(&content, 0..CHUNK_BYTES);
+    let outdated = Stored::Skipped(SkipReason::Outdated);
+    assert_eq!(segment.store(0, late, blake3::hash(late), before), outdated, "it was asked for before");
     assert_eq!((segment.cached_bytes(), cache.info().used_bytes), (0, 0));
     assert_eq!(files_below(&cache.paths().segments()), Vec::<PathBuf>::new());
     store_all(&segment, &content);

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::base::{Error, Result, chunk_count};
+use crate::cache::Epoch;
 
 use super::feed::Feed;
 use super::lock;
@@ -18,6 +19,8 @@ use super::state::RunKind;
 pub struct Passage {
     feed: Arc<Feed>,
     run: u64,
+    /// When the reading began.
+    epoch: Epoch,
     failure: OnceLock<Error>,
 }
 
@@ -26,6 +29,7 @@ impl Passage {
     #[must_use]
     pub fn begin(feed: Arc<Feed>) -> Self {
         let chunks = chunk_count(feed.bytes());
+        let epoch = feed.segment.epoch();
         let run = {
             let mut state = lock(&feed.state);
             let id = state.add_run(RunKind::Demand, 0..chunks, chunks);
@@ -34,7 +38,7 @@ impl Passage {
             }
             id
         };
-        Self { feed, run, failure: OnceLock::new() }
+        Self { feed, run, epoch, failure: OnceLock::new() }
     }
 
     /// The segment.
@@ -44,7 +48,7 @@ impl Passage {
     }
 
     /// Hands `bytes`, the whole of `chunk`, to those that wait, and to the cache if `keep` or somebody waited. Waits
-    /// for the disk. Returns whether it was offered to the cache.
+    /// for the disk. Returns whether it was offered to the cache; nobody gets what is out of date.
     ///
     /// # Errors
     /// `Corrupt` when the chunk's digest is known and is another.
@@ -58,10 +62,16 @@ impl Passage {
                 format!("layer {}: chunk {chunk} of a segment is not what it was before", self.feed.digest()),
             ));
         }
-        let was_awaited = lock(&self.feed.state).bring(self.run, chunk, &bytes);
+        let was_awaited = {
+            let mut state = lock(&self.feed.state);
+            if !self.feed.is_current(self.epoch) {
+                return Ok(false);
+            }
+            state.bring(self.run, chunk, &bytes)
+        };
         let stores = keep || was_awaited;
         if stores {
-            self.feed.store(chunk, bytes, digest, was_awaited);
+            self.feed.store(chunk, bytes, digest, self.epoch, was_awaited);
         } else {
             lock(&self.feed.state).settle(chunk);
         }

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::base::backoff::Backoff;
 use crate::base::{Error, ErrorKind, Result, chunk_count, clock};
-use crate::cache::{SkipReason, Stored};
+use crate::cache::{Epoch, SkipReason, Stored};
 use crate::registry::BlobBody;
 
 use super::feed::Feed;
@@ -55,7 +55,8 @@ enum Step {
 enum Outcome {
     /// All that was wanted of it has been handed out.
     Served,
-    /// A chunk failed its own check and is to be fetched again; or others did, and what comes may be as wrong as they are.
+    /// A chunk failed its own check, or was asked for before all of the segment failed one, and is to be fetched again; or
+    /// other parts of the blob did, and what comes may be as wrong as they are.
     Rejected,
 }
 
@@ -67,6 +68,8 @@ struct Driver {
     /// The chunk that is being put together, and what came of it so far.
     chunk: u64,
     partial: BytesMut,
+    /// When the present request was made, or that of what is in `partial`.
+    epoch: Epoch,
     /// How far in the blob bytes have come, whatever came again since: a source that breaks off at the same place
     /// each time makes no progress.
     furthest: u64,
@@ -119,6 +122,7 @@ impl Feed {
             kind,
             chunk: 0,
             partial: BytesMut::new(),
+            epoch: self.segment.epoch(),
             furthest: 0,
             mistakes: self.sources.mistakes(),
             attempts: Attempts::new(),
@@ -170,6 +174,7 @@ impl Feed {
 impl Driver {
     async fn drive(&mut self) -> Result<()> {
         loop {
+            self.blob.check_not_rejected()?;
             let limits = self.source()?.limits;
             let mut permit = limits.permit(self.kind).await;
             let Some(range) = self.next_request() else { return Ok(()) };
@@ -214,11 +219,11 @@ impl Driver {
         if next >= end || whole_elsewhere {
             return None;
         }
-        let mistakes = blob.sources.mistakes();
-        if next != self.chunk || mistakes != self.mistakes {
+        // Before the source is chosen, so that what one sends that is not trusted any more is out of date.
+        let (epoch, mistakes) = (blob.segment.epoch(), blob.sources.mistakes());
+        if next != self.chunk || epoch != self.epoch || mistakes != self.mistakes {
             self.partial.clear();
-            self.chunk = next;
-            self.mistakes = mistakes;
+            (self.chunk, self.epoch, self.mistakes) = (next, epoch, mistakes);
         }
         let start = blob.byte_range(next).start + self.partial.len() as u64;
         let mut last = next;
@@ -337,7 +342,7 @@ impl Driver {
     }
 
     /// Checks a chunk, hands it to its readers and sends it to the cache. `false`: it is not what its digest
-    /// says, and is to be fetched again.
+    /// says, or out of date, and is to be fetched again.
     async fn deliver(&mut self, bytes: Bytes, leased: &LeasedSource) -> bool {
         let blob = self.blob.clone();
         let chunk = self.chunk;
@@ -347,13 +352,20 @@ impl Driver {
         {
             return self.reject(chunk, leased);
         }
+        let epoch = self.epoch;
+        let was_awaited = {
+            let mut state = lock(&blob.state);
+            if !blob.is_current(epoch) {
+                return false;
+            }
+            state.bring(self.id, chunk, &bytes)
+        };
         self.attempts.succeeded();
-        let was_awaited = lock(&blob.state).bring(self.id, chunk, &bytes);
         self.chunk += 1;
         let permit = blob.fetcher.stores.clone().acquire_owned().await.ok();
         while self.stores.try_join_next().is_some() {}
         self.stores.spawn_blocking(move || {
-            blob.store(chunk, bytes, digest, was_awaited);
+            blob.store(chunk, bytes, digest, epoch, was_awaited);
             drop(permit);
         });
         true
@@ -492,16 +504,27 @@ impl Driver {
 }
 
 impl Feed {
-    /// Puts a chunk into the cache, and closes its slot: from now on, readers find it there.
-    pub(super) fn store(self: &Arc<Self>, chunk: u64, bytes: Bytes, digest: blake3::Hash, was_awaited: bool) {
+    /// Puts a chunk that was asked for in `epoch` into the cache, and closes its slot: from now on, readers find it
+    /// there.
+    pub(super) fn store(
+        self: &Arc<Self>,
+        chunk: u64,
+        bytes: Bytes,
+        digest: blake3::Hash,
+        epoch: Epoch,
+        was_awaited: bool,
+    ) {
         // It may have become known since the chunk was handed out; what it disproves must not come to be proven.
         if self.is_disproved(chunk, &digest) {
             return self.reject_stored(chunk);
         }
-        let stored = self.segment.store(chunk, &bytes, digest);
+        let stored = self.segment.store(chunk, &bytes, digest, epoch);
         let is_here = matches!(stored, Stored::Stored | Stored::Skipped(SkipReason::AlreadyThere));
         if !is_here && was_awaited {
-            self.fetcher.remember(self.id(), chunk, bytes);
+            let _state = lock(&self.state);
+            if self.is_current(epoch) {
+                self.fetcher.remember(self.id(), chunk, bytes);
+            }
         }
         // Or since this was asked: then what was here before has been looked at, and this one has not.
         if self.is_disproved(chunk, &digest) {
@@ -515,6 +538,11 @@ impl Feed {
         if is_here {
             self.verify_if_complete();
         }
+    }
+
+    /// Whether what was asked for in `epoch` may be handed out. To be asked under the lock of the state.
+    pub(super) fn is_current(&self, epoch: Epoch) -> bool {
+        self.segment.epoch() == epoch && self.check_not_rejected().is_ok()
     }
 
     fn is_disproved(&self, chunk: u64, digest: &blake3::Hash) -> bool {

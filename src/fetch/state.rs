@@ -2,6 +2,19 @@
 //!
 //! Pure bookkeeping under one lock: nothing here fetches, waits or touches the disk. A slot belongs to the
 //! run that is expected to fill it; whichever run brings the chunk first does.
+//!
+//! What is brought belongs to an [`Epoch`](crate::cache::Epoch), the segment's when it was asked for. Where the segment
+//! as a whole is found wrong, another one begins, and of the one before
+//!
+//! | a chunk that                       | is                                                                     |
+//! |------------------------------------|------------------------------------------------------------------------|
+//! | is cached, or being written        | removed by the cache, now or when it is written                        |
+//! | waits for its store                | refused by the cache                                                   |
+//! | is in a slot, or remembered        | forgotten; whoever took it from there before is told                   |
+//! | is still on its way                | not brought: the run asks for it again, and its readers wait that long |
+//!
+//! So that nothing slips through, the epoch begins first, and whoever puts something into a slot or remembers it looks
+//! at the epoch under the lock of this state, which is taken for the forgetting after that.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -175,7 +188,7 @@ impl State {
         }
     }
 
-    /// Closes the slots of all chunks that the cache has not got yet; they are still stored, or found to be wrong then.
+    /// Closes the slots of all chunks that the cache has not got yet: what comes of them is decided by their stores.
     pub(super) fn forget_brought(&mut self) {
         self.slots.retain(|_, pending| !pending.slot.is_complete());
     }

@@ -162,10 +162,12 @@ impl Feed {
         }
     }
 
-    /// Says whether what comes next comes from elsewhere.
+    /// Nothing that was asked for until now is stored or handed out after this; see [`super::state`] for the order. Says
+    /// whether what comes next comes from elsewhere.
     fn drop_everything(&self) -> bool {
         let elsewhere = self.sources.distrust(&self.digest);
         self.segment.remove_all();
+        lock(&self.state).forget_brought();
         self.fetcher.forget(self.id());
         self.tell_rejected();
         elsewhere
@@ -185,8 +187,6 @@ impl Feed {
             rejections,
             "the complete blob does not match its digest; dropped it"
         );
-        // All of it was stored. What is not settled yet would be served once more, and then be missing for good.
-        lock(&self.state).forget_brought();
         let elsewhere = self.drop_everything();
         if rejections >= REJECTIONS_MAX && !elsewhere {
             Verification::Rejected

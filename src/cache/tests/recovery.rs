@@ -344,6 +344,8 @@ const KILLED: &str = "REFMOUNT_TEST_KILLED_CACHE";
 
 /// Stores in a shuffled order, and says what it stored, until it is killed or all is there.
 fn store_until_killed(directory: &Path, contents: &[Vec<u8>]) {
+    use std::io::Write as _;
+
     use rand::seq::SliceRandom as _;
     let cache = open(directory);
     let mut order: Vec<_> =
@@ -354,7 +356,8 @@ fn store_until_killed(directory: &Path, contents: &[Vec<u8>]) {
         let segment = cache.segment(&id(number), content.len() as u64).unwrap();
         let stored = store(&segment, content, chunk);
         assert!(matches!(stored, Stored::Stored | Stored::Skipped(SkipReason::AlreadyThere)), "{stored:?}");
-        eprintln!("stored {number} {chunk}");
+        // In one write, so that no half of it is seen.
+        std::io::stderr().write_all(format!("stored {number} {chunk}\n").as_bytes()).unwrap();
     }
 }
 

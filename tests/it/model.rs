@@ -15,6 +15,8 @@ use tokio::runtime::Handle;
 use crate::content::{body, random_bytes};
 use crate::support::memory_source::{Fault, MemorySource};
 
+mod disproved;
+
 /// Blobs of odd lengths: one short chunk, a few chunks, and more than the cache holds.
 const LENGTHS: [u64; 3] = [1000, 3 * CHUNK_BYTES + 77, 7 * CHUNK_BYTES + 1];
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -44,6 +45,8 @@ pub struct MemorySource {
     times: Mutex<Vec<Instant>>,
     /// See [`MemorySource::damage`].
     wrong_at: Mutex<Option<u64>>,
+    /// See [`MemorySource::go_slowly`].
+    is_slow: AtomicBool,
 }
 
 impl MemorySource {
@@ -73,6 +76,11 @@ impl MemorySource {
     /// From now on, whoever asks for the byte at `offset` of a blob gets another one; with None, nobody does any more.
     pub fn damage(&self, offset: Option<u64>) {
         *self.wrong_at.lock().unwrap() = offset;
+    }
+
+    /// From now on, others have a turn before each piece of a body.
+    pub fn go_slowly(&self) {
+        self.is_slow.store(true, Ordering::Relaxed);
     }
 
     /// How many scheduled faults have not been met yet.
@@ -162,7 +170,13 @@ impl BlobSource for MemorySource {
         // Pieces of an odd length, so that chunks never end where pieces do.
         let pieces: Vec<Bytes> =
             (0..body.len()).step_by(77_773).map(|at| body.slice(at..body.len().min(at + 77_773))).collect();
-        let pieces = stream::iter(pieces.into_iter().map(Ok));
+        let is_slow = self.is_slow.load(Ordering::Relaxed);
+        let pieces = stream::iter(pieces).then(move |piece| async move {
+            if is_slow {
+                tokio::task::yield_now().await;
+            }
+            Ok(piece)
+        });
         let pieces = match ending {
             Some(ending) => pieces.chain(ending).boxed(),
             None => pieces.boxed(),

@@ -206,9 +206,9 @@ impl Driver {
             if blob.segment.is_present(next) && !state.is_awaited(next) {
                 next += 1;
             } else if self.kind == RunKind::Ahead
-                && let Some(covered_to) = state.covered_by_another(self.id, next)
+                && let Some(left_to) = state.left_to_another(self.id, next)
             {
-                next = covered_to;
+                next = left_to;
             } else {
                 break;
             }

@@ -165,6 +165,13 @@ impl State {
         self.runs.iter().find(|run| run.id != id && run.is_under_way && run.covers(chunk)).map(|run| run.end)
     }
 
+    /// Where a run other than `id` ends that will ask for `chunk`, or has. One for a reader does, though it may not have
+    /// had its turn yet.
+    pub(super) fn left_to_another(&self, id: u64, chunk: u64) -> Option<u64> {
+        let asks = |run: &&Run| run.is_under_way || run.kind == RunKind::Demand;
+        self.runs.iter().filter(asks).find(|run| run.id != id && run.covers(chunk)).map(|run| run.end)
+    }
+
     /// Whether somebody waits for `chunk`.
     pub(super) fn is_awaited(&self, chunk: u64) -> bool {
         self.slots.get(&chunk).is_some_and(|pending| !pending.slot.is_complete())
@@ -282,6 +289,17 @@ mod tests {
         assert_eq!(state.run_that_brings(NEAR), None);
         assert_eq!(state.extend_run(6, 50), 50);
         assert_eq!(state.extend_run(6, 50), 6, "no run ends there any more");
+    }
+
+    #[test]
+    fn what_a_reader_has_to_ask_for_itself_is_left_to_it_by_a_run_that_has_not_begun() {
+        let mut state = State::default();
+        let ahead = state.add_run(RunKind::Ahead, 4..8, 8);
+        assert_eq!(state.run_that_brings(4), None);
+        let demand = state.add_run(RunKind::Demand, 4..5, 5);
+        assert_eq!(state.left_to_another(ahead, 4), Some(5));
+        assert_eq!(state.left_to_another(demand, 4), None, "or neither would ask");
+        assert_eq!(state.covered_by_another(ahead, 4), None, "what is open already goes on");
     }
 
     #[test]

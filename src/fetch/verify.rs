@@ -145,7 +145,8 @@ impl Feed {
     }
 
     /// What `feeds` are the parts of does not match its digest: forgets everything, and tells those that may have read
-    /// it. `for_good`: readers get errors from now on.
+    /// it. `for_good`: readers get errors from now on. The caller has distrusted the source of it before, once for all of
+    /// them: what is asked for after this counts as new.
     pub fn disprove(feeds: &[Arc<Self>], for_good: bool) {
         let present = |feed: &Self| {
             (0..chunk_count(feed.bytes)).filter(|chunk| feed.segment.is_present(*chunk)).count() as u64
@@ -162,15 +163,12 @@ impl Feed {
         }
     }
 
-    /// Nothing that was asked for until now is stored or handed out after this; see [`super::state`] for the order. Says
-    /// whether what comes next comes from elsewhere.
-    fn drop_everything(&self) -> bool {
-        let elsewhere = self.sources.distrust(&self.digest);
+    /// Nothing that was asked for until now is stored or handed out after this; see [`super::state`] for the order.
+    fn drop_everything(&self) {
         self.segment.remove_all();
         lock(&self.state).forget_brought();
         self.fetcher.forget(self.id());
         self.tell_rejected();
-        elsewhere
     }
 
     pub(super) fn tell_rejected(&self) {
@@ -187,7 +185,8 @@ impl Feed {
             rejections,
             "the complete blob does not match its digest; dropped it"
         );
-        let elsewhere = self.drop_everything();
+        let elsewhere = self.sources.distrust(&self.digest);
+        self.drop_everything();
         if rejections >= REJECTIONS_MAX && !elsewhere {
             Verification::Rejected
         } else {

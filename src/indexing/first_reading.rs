@@ -69,7 +69,7 @@ async fn read(layer: &Arc<Layer>) -> Result<Option<Stage>> {
     loop {
         match read_once(layer, &mut turn, probed).await {
             Err(error) if condemns_bytes(&error) => {
-                let elsewhere = layer.sources.distrust(&layer.blob);
+                let elsewhere = condemn(layer);
                 let once_more = is_about_bytes(&error, probed) && attempt < ATTEMPTS_MAX;
                 if !elsewhere && !once_more {
                     return Err(error).context(in_layer);
@@ -150,7 +150,7 @@ async fn read_once(layer: &Arc<Layer>, turn: &mut Turn, probed: Probe) -> Result
     }
     let stream = PlainStream { blob: layer.blob.clone(), bytes: layer.blob_bytes };
     layer.opened(Arc::new(stream), Vec::new(), layer.stored_proof());
-    let warnings = walk_unchecked(layer, turn, layer.blob_bytes).await?;
+    let warnings = walk::walk(layer, turn, layer.blob_bytes).await?;
     let stage = known(layer, parts(layer, LayerStream::Plain, layer.blob_bytes, warnings), None);
     layer.prove_if_complete();
     Ok(stage)
@@ -215,7 +215,7 @@ async fn by_seek_table(layer: &Arc<Layer>, turn: &mut Turn, table: RestartTable)
     let stream =
         DecodedStream { blob: layer.blob.clone(), blob_bytes: layer.blob_bytes, points: Arc::clone(points) };
     layer.opened(Arc::new(stream), Vec::new(), None);
-    let warnings = walk_unchecked(layer, turn, stream_bytes).await?;
+    let warnings = walk::walk(layer, turn, stream_bytes).await?;
     let mut parts = parts(layer, LayerStream::Restart(table), stream_bytes, warnings);
     parts.carried = Some("seek table".into());
     Ok(known(layer, parts, None))
@@ -226,14 +226,13 @@ fn condemns_bytes(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid | ErrorKind::Unsupported)
 }
 
-/// A walk over bytes that nobody has checked.
-async fn walk_unchecked(layer: &Arc<Layer>, turn: &mut Turn, stream_bytes: u64) -> Result<Vec<String>> {
-    let walked = walk::walk(layer, turn, stream_bytes).await;
-    if walked.as_ref().is_err_and(condemns_bytes) {
-        // The next attempt gets others.
-        Feed::disprove(&layer.segments()?.feeds(), false);
+/// Forgets what came of `layer`, for the next attempt to get other bytes. Says whether they come from elsewhere.
+fn condemn(layer: &Layer) -> bool {
+    let elsewhere = layer.sources.distrust(&layer.blob);
+    if let Some(segments) = layer.segments.get() {
+        Feed::disprove(&segments.feeds(), false);
     }
-    walked
+    elsewhere
 }
 
 /// The pass over a compressed layer.
@@ -272,9 +271,6 @@ async fn pass_over(layer: &Arc<Layer>, turn: &mut Turn, points: Arc<Points>) -> 
     let passed = pass::run(sequence, turn, &layer.blob, layer.blob_bytes, points, sorter).await;
     if let Err(error) = &passed {
         segments.end_passages(Some(error));
-        if condemns_bytes(error) {
-            Feed::disprove(&segments.feeds(), false);
-        }
     }
     drop(guard);
     passed
@@ -404,7 +400,11 @@ async fn verify_by_pass(layer: &Arc<Layer>, index: &LayerIndex) -> Result<()> {
     })?;
     // Those of a check that was broken off.
     super::lock(&layer.findings).forget();
-    let Passed { sorted, points, diff_id, stream_bytes } = pass_over(layer, &mut turn, points).await?;
+    let passed = pass_over(layer, &mut turn, points).await;
+    if passed.as_ref().is_err_and(condemns_bytes) {
+        condemn(layer);
+    }
+    let Passed { sorted, points, diff_id, stream_bytes } = passed?;
     let Sorted::Archive { warnings, proofs } = sorted else {
         return Err(Error::new(ErrorKind::Corrupt, format!("layer {} is no archive", layer.blob)));
     };

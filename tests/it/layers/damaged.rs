@@ -118,6 +118,23 @@ async fn wrong_content_of_a_plain_archive_is_found_when_all_of_it_is_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_one_source_brings_wrong_comes_from_the_other_once_it_is_found_wrong() {
+    let site = Site::new(sample(Packing::Plain));
+    site.source.damage(Some(4 * CHUNK_BYTES + 400_000));
+    let layers = site.layers(&site.cache(64));
+    let mount = site.open(&layers);
+    let index = mount.index().await;
+    let other = Site::new(sample(Packing::Plain));
+    let _other = other.open(&layers);
+    for name in ["model-1.bin", "model-2.bin"] {
+        mount.content.fill(&body(&index, name)).await.unwrap();
+    }
+    until("the wrong bytes are counted", || mount.content.rejected_chunks() > 0).await;
+    site.read_all(&mount).await;
+    until("the layer is verified", || mount.layer.is_proven()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_cut_short_is_an_error_that_names_layer_and_offset() {
     for packing in [Packing::Plain, Packing::Gzip, Packing::Zstd] {
         let mut sample = sample(packing);

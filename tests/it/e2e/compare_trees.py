@@ -67,9 +67,11 @@ class Tree:
         pending = [b""]
         while pending:
             directory = pending.pop()
-            self.add(directory, os.lstat(self.at(directory)), inode_of)
             with os.scandir(self.at(directory)) as listing:
-                for entry in listing:
+                # Of a mount whose layers are still being read, a directory that has been listed is known whole.
+                found = list(listing)
+                self.add(directory, os.lstat(self.at(directory)), inode_of)
+                for entry in found:
                     path = os.path.join(directory, entry.name)
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(path)

@@ -84,8 +84,8 @@ async fn wrong_headers_of_a_plain_archive_do_not_outlive_its_check() {
     // that it is wrong.
     for times in 1..=2 {
         let site = Site::new(sample(Packing::Plain));
-        site.source.schedule([Fault::None]);
-        site.source.schedule(vec![Fault::WrongByte(0); times]);
+        // Before each reading, the first bytes are looked at.
+        site.source.schedule([Fault::None, Fault::WrongByte(0)].repeat(times));
         let layers = site.layers(&site.cache(64));
         let mut mount = site.open(&layers);
         if times == 2 {

@@ -26,9 +26,11 @@ use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 
 mod devices;
 mod holder;
+mod manager;
 
 pub use devices::resend;
-pub use holder::hold;
+pub use holder::{Servers, hold};
+pub use manager::stores_descriptors;
 
 /// Descriptors in one message; the kernel takes up to 253.
 const DESCRIPTORS_MAX: usize = 64;
@@ -61,6 +63,10 @@ enum Message {
     Ready,
     /// From the server: the next one is this program.
     Next { program: PathBuf },
+    /// From the server: it was told to end and goes on, for the mounts that there still are.
+    Stays,
+    /// From the server: what the service manager is to be told, in its own words (sd_notify(3)).
+    Tell { text: String },
     /// From the holder: leave everything to the next one and end.
     HandOver,
 }
@@ -146,6 +152,22 @@ impl Keeper {
     /// `Io` when the holder is gone.
     pub fn next(&self, program: PathBuf) -> Result<()> {
         self.say(&Message::Next { program }, &[]).context(|| "cannot speak with the holder")
+    }
+
+    /// Says that this process was told to end and goes on; the next one is to be started then, should it die.
+    ///
+    /// # Errors
+    /// `Io` when the holder is gone.
+    pub fn stays(&self) -> Result<()> {
+        self.say(&Message::Stays, &[]).context(|| "cannot speak with the holder")
+    }
+
+    /// Has the service manager told `text`, in the words of sd_notify(3). Without one, nothing happens.
+    ///
+    /// # Errors
+    /// `Io` when the holder is gone.
+    pub fn tell(&self, text: &str) -> Result<()> {
+        self.say(&Message::Tell { text: text.to_owned() }, &[]).context(|| "cannot speak with the holder")
     }
 
     /// Waits until the holder wants this process to leave everything to the next one; `false`: the holder is gone.

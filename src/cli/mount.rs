@@ -14,7 +14,7 @@ use crate::daemon::locate::OwnerOf;
 use crate::daemon::mounts::Answer;
 use crate::daemon::owner::Owner;
 use crate::daemon::{Client, locate, start};
-use crate::keeper::{self, Keeper};
+use crate::keeper::{self, Keeper, Servers};
 use crate::mount::{MountRequest, MountSummary};
 
 use super::args::{CacheLimitArgs, GlobalArgs, MountArgs};
@@ -233,7 +233,8 @@ pub(super) fn hold_in_background(arguments: Vec<OsString>) -> Result<u8> {
     let program = std::env::current_exe().context(|| "cannot find the path of this program")?;
     let cache_dir =
         arguments.windows(2).find(|pair| pair[0] == "--cache-dir").map(|pair| PathBuf::from(&pair[1]));
-    keeper::hold(program, arguments, |why| {
+    let servers = Servers { program, arguments, is_service: false };
+    keeper::hold(servers, |why| {
         let Some(cache_dir) = &cache_dir else { return };
         if let Err(error) = locate::note_given_up(cache_dir, why) {
             eprintln!("{}", error.chain());

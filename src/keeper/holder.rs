@@ -9,6 +9,9 @@
 //! | given up | starting | SIGHUP                                                                      |
 //! | serving  | starting | SIGHUP, or the server leaves: everything is handed over to the next one      |
 //! | any      | ended    | the server ends because it was told to, or has nothing left to serve        |
+//!
+//! Of a service, the server may leave everything as it was when it was told to end: the service manager has it all
+//! then ([`super::manager`]), for the holder that it starts next.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -30,6 +33,7 @@ use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit}
 use crate::base::{Result, ResultExt as _, clock};
 
 use super::devices::Refused;
+use super::manager::Manager;
 use super::{HANDED_OVER, Message, SERVER, receive, send};
 
 /// Deaths in a row after which the holder gives up. With the pauses between them, some 20 seconds.
@@ -55,29 +59,36 @@ const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
 /// The status of a holder that cannot do its work.
 const FAILED: u8 = 1;
 
-/// Holds for servers that are `program` with `arguments`, until the last one ends; returns that one's status.
-/// `given_up` is told why, should the holder give up.
+/// What a holder starts, one after the other.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    /// The program of the first one.
+    pub program: PathBuf,
+    /// What follows [`SERVER`].
+    pub arguments: Vec<OsString>,
+    /// Whether this process is a service: it logs to standard error for as long as it lives, and a service manager may
+    /// listen to it.
+    pub is_service: bool,
+}
+
+/// Holds for `servers`, until the last one ends; returns that one's status. `given_up` is told why, should the holder
+/// give up.
 ///
 /// # Errors
 /// What the first start failed with.
-pub fn hold(program: PathBuf, arguments: Vec<OsString>, given_up: impl Fn(Option<&str>)) -> Result<u8> {
+pub fn hold(servers: Servers, given_up: impl Fn(Option<&str>)) -> Result<u8> {
+    let mut manager = servers.is_service.then(Manager::of_environment).flatten();
+    let kept = manager.as_mut().map(Manager::take_stored).unwrap_or_default();
     raise_descriptor_limit();
     let signals = Signals::listen().context(|| "cannot listen to signals")?;
-    let mut holder = Holder {
-        program,
-        arguments,
-        kept: BTreeMap::new(),
-        signals,
-        state: State::default(),
-        given_up: &given_up,
-    };
+    let mut holder = Holder { servers, kept, manager, signals, state: State::default(), given_up: &given_up };
     holder.run()
 }
 
 struct Holder<'a> {
-    program: PathBuf,
-    arguments: Vec<OsString>,
+    servers: Servers,
     kept: BTreeMap<String, Vec<OwnedFd>>,
+    manager: Option<Manager>,
     signals: Signals,
     state: State,
     given_up: &'a dyn Fn(Option<&str>),
@@ -111,7 +122,18 @@ impl Holder<'_> {
             let mut server = self.start()?;
             while self.step(&mut server) {}
             let status = server.child.wait().context(|| "cannot wait for the server")?;
+            if server.is_ending && status.code() == Some(i32::from(HANDED_OVER)) {
+                // The service manager has everything.
+                return Ok(0);
+            }
             if server.is_ending || self.is_end(status) {
+                // There is nothing to go on with then: even the socket is gone. What a server that failed had not yet
+                // taken over is there for the next attempt.
+                if let Some(manager) = &mut self.manager
+                    && status.success()
+                {
+                    manager.remove_all();
+                }
                 return Ok(shown_status(status));
             }
             if !self.is_handed_over(&server, status) {
@@ -128,14 +150,14 @@ impl Holder<'_> {
     }
 
     fn start(&self) -> Result<Server> {
-        let cannot = || format!("cannot start {}", self.program.display());
+        let cannot = || format!("cannot start {}", self.servers.program.display());
         let (socket, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(io::Error::from)
                 .context(cannot)?;
-        let child = Command::new(&self.program)
+        let child = Command::new(&self.servers.program)
             .arg(SERVER)
-            .args(&self.arguments)
+            .args(&self.servers.arguments)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .spawn()
@@ -182,16 +204,34 @@ impl Holder<'_> {
 
     fn take(&mut self, message: Message, descriptors: Vec<OwnedFd>, server: &mut Server) {
         match message {
-            Message::Keep { name } => drop(self.kept.insert(name, descriptors)),
-            Message::Forget { name } => drop(self.kept.remove(&name)),
+            Message::Keep { name } => {
+                if let Some(manager) = &mut self.manager {
+                    manager.store(&name, &descriptors);
+                }
+                self.kept.insert(name, descriptors);
+            }
+            Message::Forget { name } => {
+                if let Some(manager) = &mut self.manager {
+                    manager.remove(&name);
+                }
+                self.kept.remove(&name);
+            }
             Message::Ready => {
                 server.serving_since = Some(clock::now());
                 if !self.state.has_served {
                     self.state.has_served = true;
-                    let_go_of_stderr();
+                    if !self.servers.is_service {
+                        let_go_of_stderr();
+                    }
                 }
             }
-            Message::Next { program } => self.program = program,
+            Message::Next { program } => self.servers.program = program,
+            Message::Stays => server.is_ending = false,
+            Message::Tell { text } => {
+                if let Some(manager) = &self.manager {
+                    manager.tell(&text);
+                }
+            }
             Message::All { .. } | Message::HandOver => {}
         }
     }
@@ -202,12 +242,18 @@ impl Holder<'_> {
                 if server.leaves_by.is_none() && send(server.socket.as_fd(), &Message::HandOver, &[]).is_ok()
                 {
                     server.leaves_by = Some(clock::now() + HAND_OVER_LIMIT);
+                    if let Some(manager) = &self.manager {
+                        manager.tell_reloading();
+                    }
                 }
             }
-            Told::End => {
+            Told::End(signal) => {
                 server.is_ending = true;
+                if let Some(manager) = &self.manager {
+                    manager.tell("STOPPING=1");
+                }
                 if let Some(pid) = i32::try_from(server.child.id()).ok().and_then(Pid::from_raw) {
-                    let _ = kill_process(pid, Signal::TERM);
+                    let _ = kill_process(pid, signal);
                 }
             }
         }
@@ -259,7 +305,7 @@ impl Holder<'_> {
             }
             wait_for(&[self.signals.pipe.as_fd()], Some(left));
             match self.signals.take() {
-                Some(Told::End) => return false,
+                Some(Told::End(_)) => return false,
                 Some(Told::HandOver) => return true,
                 None => {}
             }
@@ -269,12 +315,16 @@ impl Holder<'_> {
     /// Answers every request with an I/O error until it is told to try again; `false`: it was told to end.
     fn give_up(&mut self) -> bool {
         let why = self.state.died.clone().unwrap_or_default();
-        (self.given_up)(Some(&format!(
+        let why = format!(
             "the process that serves it died {} times in a row, as it was started ({why}); once that is mended: kill \
              -HUP {}",
             self.state.deaths_in_a_row,
             std::process::id()
-        )));
+        );
+        (self.given_up)(Some(&why));
+        if let Some(manager) = &self.manager {
+            manager.tell(&format!("STATUS=Given up: {why}"));
+        }
         let told = self.refuse_requests();
         (self.given_up)(None);
         self.state.deaths_in_a_row = 0;
@@ -303,7 +353,7 @@ impl Holder<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     /// SIGTERM, SIGINT.
-    End,
+    End(Signal),
     /// SIGHUP.
     HandOver,
 }
@@ -311,7 +361,8 @@ enum Told {
 /// The signals that came. What waits for a descriptor waits for them too.
 struct Signals {
     pipe: UnixStream,
-    end: Arc<AtomicBool>,
+    terminate: Arc<AtomicBool>,
+    interrupt: Arc<AtomicBool>,
     hand_over: Arc<AtomicBool>,
 }
 
@@ -320,23 +371,24 @@ impl Signals {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let (pipe, written) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
-        let (end, hand_over) = <(Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        let [terminate, interrupt, hand_over] = <[Arc<AtomicBool>; 3]>::default();
         // First the flag, then what wakes up.
-        for (signal, flag) in [(SIGTERM, &end), (SIGINT, &end), (SIGHUP, &hand_over)] {
+        for (signal, flag) in [(SIGTERM, &terminate), (SIGINT, &interrupt), (SIGHUP, &hand_over)] {
             signal_hook::flag::register(signal, Arc::clone(flag))?;
             signal_hook::low_level::pipe::register(signal, written.try_clone()?)?;
         }
-        Ok(Self { pipe, end, hand_over })
+        Ok(Self { pipe, terminate, interrupt, hand_over })
     }
 
     /// What was told since the last time.
     fn take(&self) -> Option<Told> {
         let mut bytes = [0; 64];
         while (&self.pipe).read(&mut bytes).is_ok_and(|taken| taken > 0) {}
-        let hands_over = self.hand_over.swap(false, Ordering::Relaxed);
-        match self.end.swap(false, Ordering::Relaxed) {
-            true => Some(Told::End),
-            false => hands_over.then_some(Told::HandOver),
+        let told = |flag: &AtomicBool| flag.swap(false, Ordering::Relaxed);
+        match (told(&self.interrupt), told(&self.terminate), told(&self.hand_over)) {
+            (true, ..) => Some(Told::End(Signal::INT)),
+            (_, true, _) => Some(Told::End(Signal::TERM)),
+            (.., hands_over) => hands_over.then_some(Told::HandOver),
         }
     }
 }

@@ -6,6 +6,7 @@ mod left;
 mod numbers;
 mod own_indexes;
 mod pulled;
+mod record;
 mod remembered;
 mod resolution;
 mod start;
@@ -37,6 +38,7 @@ use task::Task;
 pub use assembly::Assembly;
 pub use left::LeftBehind;
 pub use own_indexes::OwnIndexes;
+pub use record::MountRecord;
 pub use start::KeptAs;
 
 /// When bytes are checked against the blob's digest.
@@ -176,6 +178,8 @@ pub struct FileStatus {
 pub struct Mounted {
     /// As it was at the start, without what the layers tell later.
     summary: MountSummary,
+    /// What it was made of.
+    record: MountRecord,
     mount: FuseMount,
     filesystem: Arc<Filesystem>,
     content: Arc<Content>,
@@ -207,6 +211,12 @@ impl Mounted {
             warnings: self.summary.warnings.iter().cloned().chain(of_parts).collect(),
             ..self.summary.clone()
         }
+    }
+
+    /// What the same mount can be made of again.
+    #[must_use]
+    pub fn record(&self) -> &MountRecord {
+        &self.record
     }
 
     /// What a layer cannot be read with; otherwise, why the layers make no tree.

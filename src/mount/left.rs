@@ -16,8 +16,8 @@ use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::fuse::{FuseRecord, LeftMount};
 use crate::keeper::Keeper;
 
-use super::MountRequest;
 use super::remembered::Answers;
+use super::{MountRecord, MountRequest};
 
 /// How inodes are numbered. A program that numbers them otherwise cannot serve on what this one has mounted.
 const NUMBERING: u32 = 1;
@@ -105,14 +105,12 @@ impl KeptFiles {
     pub(super) fn keep(
         &self,
         kept: &Kept,
-        request: &MountRequest,
-        reference: &str,
-        answers: Answers,
+        record: &MountRecord,
         fuse: &FuseRecord,
         queues: &[BorrowedFd<'_>],
     ) -> Result<()> {
-        let (request, reference, fuse) = (request.clone(), reference.to_owned(), fuse.clone());
-        let state = MountState { numbering: NUMBERING, request, reference, answers, fuse };
+        let MountRecord { request, reference, answers, .. } = record.clone();
+        let state = MountState { numbering: NUMBERING, request, reference, answers, fuse: fuse.clone() };
         let cannot = || "cannot note a mount for the next process";
         let text = serde_json::to_vec(&state).map_err(std::io::Error::from).context(cannot)?;
         (&self.state).write_all(&text).context(cannot)?;

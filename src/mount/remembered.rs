@@ -41,6 +41,11 @@ struct Referrers {
 pub(super) struct Memory(Arc<Mutex<Answers>>);
 
 impl Memory {
+    /// What was said before.
+    pub(super) fn of(answers: Answers) -> Self {
+        Self(Arc::new(Mutex::new(answers)))
+    }
+
     pub(super) fn answers(&self) -> Answers {
         self.lock().clone()
     }
@@ -68,7 +73,7 @@ impl Remembered {
 
     /// `inner`, which has given `answers` before and is not asked again.
     pub(super) fn again(inner: Arc<dyn BlobSource>, answers: Answers) -> Arc<Self> {
-        Arc::new(Self { inner, answers: Memory(Arc::new(Mutex::new(answers))), is_complete: true })
+        Arc::new(Self { inner, answers: Memory::of(answers), is_complete: true })
     }
 
     fn remembered(&self, is_it: impl Fn(&Manifest) -> bool) -> Result<RawManifest> {

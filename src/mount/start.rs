@@ -24,7 +24,8 @@ use super::growing;
 use super::left::{Kept, KeptFiles, LeftBehind};
 use super::numbers;
 use super::pulled;
-use super::remembered::{Memory, Remembered, Unopened};
+use super::record::MountRecord;
+use super::remembered::{Answers, Memory, Remembered, Unopened};
 use super::task::Task;
 use super::{MountRequest, MountSummary, Mounted, PrefetchPolicy, VerifyPolicy, spawn_prefetch};
 
@@ -37,8 +38,17 @@ pub struct KeptAs {
     pub name: String,
 }
 
+/// What is mounted, and where its bytes come from.
+struct Loaded {
+    artifact: Artifact,
+    source: Arc<dyn BlobSource>,
+    /// What the source has said.
+    memory: Memory,
+}
+
 /// What there is of a mount before it is one in the kernel.
 struct Prepared {
+    record: MountRecord,
     summary: MountSummary,
     filesystem: Arc<Filesystem>,
     content: Arc<Content>,
@@ -66,13 +76,40 @@ impl Mounted {
         let cache = layers.fetcher().cache();
         let (artifact, source) =
             pulled::load(&reference, &platform, &options, request.pull, cache, &memory).await?;
-        let settings = content_settings(request);
+        Self::start_loaded(request, Loaded { artifact, source, memory }, layers, kept).await
+    }
+
+    /// As [`Self::start`], but mounts what `record` says, whatever its reference stands for by now. The network is
+    /// needed only for what is gone from the cache.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_again(
+        record: MountRecord,
+        layers: &Arc<Layers>,
+        kept: Option<KeptAs>,
+    ) -> Result<Arc<Self>> {
+        let MountRecord { request, reference, answers, .. } = record;
+        let reference: SourceRef = reference.parse()?;
+        let inner = registry::open(&reference, &source_options(&request))?;
+        let loaded = load_again(&request, &reference, inner, answers).await?;
+        Self::start_loaded(&request, loaded, layers, kept).await
+    }
+
+    async fn start_loaded(
+        request: &MountRequest,
+        loaded: Loaded,
+        layers: &Arc<Layers>,
+        kept: Option<KeptAs>,
+    ) -> Result<Arc<Self>> {
+        let Loaded { artifact, source, .. } = &loaded;
+        let (settings, cache) = (content_settings(request), layers.fetcher().cache());
         let in_reference = || format!("cannot mount {}", artifact.reference);
-        let assembly = Assembly::open(&artifact, &source, layers, settings).await.context(in_reference)?;
+        let assembly = Assembly::open(artifact, source, layers, settings).await.context(in_reference)?;
         let files = kept.as_ref().map(|_| KeptFiles::new()).transpose()?;
         let numbers = files.as_ref().map(|files| &files.numbers);
-        let (view, growing) = show(&artifact, &assembly, request, numbers).await.context(in_reference)?;
-        let prepared = Prepared::of(&artifact, assembly, view, source, layers, request, growing);
+        let (view, growing) = show(artifact, &assembly, request, numbers).await.context(in_reference)?;
+        let prepared = Prepared::of(&loaded, assembly, view, layers, request, growing);
         let kept = kept.zip(files).map(|(as_what, files)| (Kept::new(as_what.keeper, as_what.name), files));
         let filesystem = prepared.filesystem.clone();
         let spec = MountSpec {
@@ -82,16 +119,15 @@ impl Mounted {
         };
         let runtime = Handle::current();
         let read = directories_read(&artifact.reference, cache);
-        let (request, reference) = (request.clone(), prepared.summary.reference.clone());
+        let record = prepared.record.clone();
         let start = move || {
             require_apart(&spec.target, &read)?;
             let Some((kept, files)) = kept else {
                 return Ok((FuseMount::start(filesystem, &spec, &runtime, None)?, None));
             };
             let open_table = files.open_table.try_clone().context(|| "cannot note what is open")?;
-            let keep = |fuse: &FuseRecord, queues: &[BorrowedFd<'_>]| {
-                files.keep(&kept, &request, &reference, memory.answers(), fuse, queues)
-            };
+            let keep =
+                |fuse: &FuseRecord, queues: &[BorrowedFd<'_>]| files.keep(&kept, &record, fuse, queues);
             let keeping = Keeping { open_table, keep: &keep };
             Ok((FuseMount::start(filesystem, &spec, &runtime, Some(keeping))?, Some(kept)))
         };
@@ -112,17 +148,15 @@ impl Mounted {
         let (state, left, kept, files) = left.into_parts(keeper)?;
         let request = &state.request;
         let reference: SourceRef = state.reference.parse()?;
-        let platform = request.platform.clone().unwrap_or_else(WantedPlatform::host);
         let in_reference = || format!("cannot serve {reference} on {} on", request.target.display());
         let inner = registry::open(&reference, &source_options(request)).unwrap_or_else(|error| {
             tracing::warn!("{reference}: only what is cached can be read: {}", error.chain());
             Arc::new(Unopened(error))
         });
-        let source: Arc<dyn BlobSource> = Remembered::again(inner, state.answers);
-        let artifact =
-            artifact::load_from(source.as_ref(), &reference, &platform).await.context(in_reference)?;
+        let loaded = load_again(request, &reference, inner, state.answers).await.context(in_reference)?;
+        let Loaded { artifact, source, .. } = &loaded;
         let settings = content_settings(request);
-        let assembly = Assembly::open(&artifact, &source, layers, settings).await.context(in_reference)?;
+        let assembly = Assembly::open(artifact, source, layers, settings).await.context(in_reference)?;
         assembly.settled(request.read_timeout).await.context(in_reference)?;
         let tree = assembly.tree().context(in_reference)?;
         let tree = Arc::new(tree.ok_or_else(|| Error::new(ErrorKind::Io, "a layer is not known yet"))?);
@@ -132,11 +166,25 @@ impl Mounted {
             true => View::new(tree, subpath, &named)?.into(),
             false => GrowingView::again(tree, told, subpath, &named)?.into(),
         };
-        let prepared = Prepared::of(&artifact, assembly, view, source, layers, request, None);
+        let prepared = Prepared::of(&loaded, assembly, view, layers, request, None);
         let (filesystem, runtime) = (prepared.filesystem.clone(), Handle::current());
         let mount = blocking(move || FuseMount::take_over(filesystem, left, &runtime)).await?;
         Ok(prepared.mounted(mount, Some(kept), "served on"))
     }
+}
+
+/// What `request` was answered with before, by `inner`, which is only asked for blobs now.
+async fn load_again(
+    request: &MountRequest,
+    reference: &SourceRef,
+    inner: Arc<dyn BlobSource>,
+    answers: Answers,
+) -> Result<Loaded> {
+    let platform = request.platform.clone().unwrap_or_else(WantedPlatform::host);
+    let memory = Memory::of(answers.clone());
+    let source: Arc<dyn BlobSource> = Remembered::again(inner, answers);
+    let artifact = artifact::load_from(source.as_ref(), reference, &platform).await?;
+    Ok(Loaded { artifact, source, memory })
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
@@ -146,16 +194,22 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 
 impl Prepared {
     fn of(
-        artifact: &Artifact,
+        loaded: &Loaded,
         assembly: Assembly,
         view: Shown,
-        source: Arc<dyn BlobSource>,
         layers: &Layers,
         request: &MountRequest,
         growing: Option<Task>,
     ) -> Self {
+        let Loaded { artifact, source, memory } = loaded;
         let cache = Arc::clone(layers.fetcher().cache());
         let summary = summary(artifact, &assembly, &view, request);
+        let record = MountRecord {
+            request: request.clone(),
+            reference: summary.reference.clone(),
+            digest: artifact.digest.clone(),
+            answers: memory.answers(),
+        };
         let parts = assembly.parts().to_vec();
         let content = Arc::new(assembly.into_content(content_settings(request)));
         let identity = Identity {
@@ -168,11 +222,11 @@ impl Prepared {
             PrefetchPolicy::All => Some(spawn_prefetch(&filesystem, &content, &cache, growing)),
             PrefetchPolicy::Auto | PrefetchPolicy::Off => growing,
         };
-        Self { summary, filesystem, content, cache, source, parts, task }
+        Self { record, summary, filesystem, content, cache, source: Arc::clone(source), parts, task }
     }
 
     fn mounted(self, mount: FuseMount, kept: Option<Kept>, what: &str) -> Arc<Mounted> {
-        let Self { summary, filesystem, content, cache, source, parts, task } = self;
+        let Self { record, summary, filesystem, content, cache, source, parts, task } = self;
         let summary = MountSummary { mountpoint: mount.target().to_owned(), ..summary };
         tracing::info!(
             reference = summary.reference,
@@ -183,7 +237,7 @@ impl Prepared {
             bytes = summary.total_bytes,
             "{what}"
         );
-        Arc::new(Mounted { summary, mount, filesystem, content, cache, source, parts, task, kept })
+        Arc::new(Mounted { summary, record, mount, filesystem, content, cache, source, parts, task, kept })
     }
 }
 

@@ -10,6 +10,8 @@ pub mod client;
 pub mod locate;
 pub mod mounts;
 pub mod owner;
+pub mod persisted;
+mod restore;
 pub mod server;
 pub mod start;
 

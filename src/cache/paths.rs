@@ -116,6 +116,12 @@ impl CachePaths {
         self.versioned().join("segments")
     }
 
+    /// What is mounted, for the next owner: a file for each mount point.
+    #[must_use]
+    pub fn mounts(&self) -> PathBuf {
+        self.versioned().join("mounts")
+    }
+
     /// The bytes of a segment.
     #[must_use]
     pub fn data(&self, id: &SegmentId) -> PathBuf {

@@ -17,6 +17,8 @@ pub const MOUNTS: &str = "/v1/mounts";
 pub const STATUS: &str = "/v1/mounts/status";
 /// GET with [`TargetQuery`]: [`Ended`], as soon as the mount is gone, or after [`ENDED_WAIT`].
 pub const ENDED: &str = "/v1/mounts/ended";
+/// GET: a list of [`super::persisted::Pending`]: what was mounted before the owner was started, and is not yet again.
+pub const PENDING: &str = "/v1/mounts/pending";
 /// GET: what the cache says of itself.
 pub const CACHE: &str = "/v1/cache";
 /// POST [`PruneRequest`]: what was dropped.

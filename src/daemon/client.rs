@@ -15,6 +15,7 @@ use crate::cache::{CacheInfo, PruneReport};
 use crate::mount::{MountRequest, MountStatus, MountSummary};
 
 use super::api::{self, Ended, ErrorBody, MountBody, OwnerInfo, PruneRequest, TargetQuery, WantedLimits};
+use super::persisted::Pending;
 
 /// How long a request that only looks something up may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -164,6 +165,14 @@ impl Client {
         let limit = api::ENDED_WAIT + MARGIN;
         let answer: Ended = self.json(self.on_target(Method::GET, api::ENDED, target, limit)).await?;
         Ok(answer.ended)
+    }
+
+    /// What is still to be mounted again.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    pub async fn pending(&self) -> Result<Vec<Pending>, Unanswered> {
+        self.json(self.request(Method::GET, api::PENDING, LOOK_TIMEOUT)).await
     }
 
     /// What the cache says of itself.

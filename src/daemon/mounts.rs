@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::base::{Error, ErrorKind, Result};
-use crate::mount::{LeftBehind, MountRequest, MountStatus, MountSummary, Mounted};
+use crate::mount::{LeftBehind, MountRecord, MountRequest, MountStatus, MountSummary, Mounted};
 
 use super::api;
 
@@ -40,6 +40,15 @@ pub trait Mounter: Send + Sync {
         Err(Error::new(ErrorKind::Unsupported, format!("{target}: nothing can be served on")))
     }
 
+    /// Mounts what was mounted before.
+    ///
+    /// # Errors
+    /// Those of [`Mounted::start_again`].
+    async fn mount_again(&self, record: MountRecord) -> Result<Arc<dyn Mount>> {
+        let target = record.request.target.display();
+        Err(Error::new(ErrorKind::Unsupported, format!("{target}: nothing can be mounted again")))
+    }
+
     /// Whether `target` is still a mount of ours in the kernel's table. Asked when a request finds a mount whose
     /// end may not have been noticed yet.
     fn is_mounted(&self, target: &Path) -> bool;
@@ -52,6 +61,10 @@ pub trait Mount: Send + Sync {
     fn summary(&self) -> MountSummary;
     /// What is known right now. May wait for the disk.
     fn status(&self) -> MountStatus;
+    /// What the same mount can be made of again, if it can.
+    fn record(&self) -> Option<MountRecord> {
+        None
+    }
     /// Returns once the mount is gone.
     async fn ended(&self);
     /// Unmounts, lazily where files are open.
@@ -69,6 +82,10 @@ impl Mount for Mounted {
 
     fn status(&self) -> MountStatus {
         self.status()
+    }
+
+    fn record(&self) -> Option<MountRecord> {
+        Some(self.record().clone())
     }
 
     async fn ended(&self) {
@@ -213,6 +230,24 @@ impl Mounts {
             return self.resume(left);
         }
         self.begin(state, request, Beginning::Resume(Box::new(left)));
+    }
+
+    /// Mounts what was mounted before, unless something is mounted there already.
+    ///
+    /// # Errors
+    /// What mounting failed with; `Unavailable` when no more mounts are taken.
+    pub async fn mount_again(self: &Arc<Self>, record: MountRecord) -> Result<()> {
+        let slot = {
+            let state = self.state();
+            if state.closed {
+                return Err(Error::new(ErrorKind::Unavailable, "the owner of the cache is ending"));
+            }
+            match state.slots.get(&record.request.target) {
+                Some(slot) => slot.clone(),
+                None => self.begin(state, record.request.clone(), Beginning::MountAgain(Box::new(record))),
+            }
+        };
+        known(&slot).await.map(drop)
     }
 
     /// Returns once it is known of every mount that there is now what became of it.
@@ -387,6 +422,8 @@ impl Mounts {
 enum Beginning {
     /// It is asked for.
     Mount,
+    /// It was there before this process.
+    MountAgain(Box<MountRecord>),
     /// It is there, and was served by a process that is gone.
     Resume(Box<LeftBehind>),
 }
@@ -402,6 +439,7 @@ impl Life {
     async fn run(self, request: MountRequest, beginning: Beginning, sender: watch::Sender<Outcome>) {
         let result = match beginning {
             Beginning::Mount => self.mounts.mounter.mount(&request).await,
+            Beginning::MountAgain(record) => self.mounts.mounter.mount_again(*record).await,
             Beginning::Resume(left) => self.mounts.mounter.resume(*left).await.inspect_err(|error| {
                 tracing::error!("lost the mount on {}: {}", self.target.display(), error.chain());
             }),

@@ -25,10 +25,11 @@ use crate::fetch::Fetcher;
 use crate::fuse;
 use crate::indexing::Layers;
 use crate::keeper::{self, Inherited, Keeper};
-use crate::mount::{KeptAs, LeftBehind, MountRequest, Mounted};
+use crate::mount::{KeptAs, LeftBehind, MountRecord, MountRequest, Mounted};
 
 use super::api::OwnerInfo;
 use super::mounts::{Mount, Mounter, Mounts};
+use super::persisted::{Recording, Records};
 use super::server::{self, ControlListener, Served};
 
 /// How long an owner waits for its first mount. Whoever started it is about to ask.
@@ -87,6 +88,11 @@ impl Mounter for KernelMounter {
         Ok(mounted)
     }
 
+    async fn mount_again(&self, record: MountRecord) -> Result<Arc<dyn Mount>> {
+        let mounted = Mounted::start_again(record, &self.layers, self.kept_as()).await?;
+        Ok(mounted)
+    }
+
     async fn resume(&self, left: LeftBehind) -> Result<Arc<dyn Mount>> {
         let mounted = Mounted::resume(left, &self.layers, self.keeper.clone()).await?;
         Ok(mounted)
@@ -108,6 +114,7 @@ pub struct Owner {
     server: JoinHandle<()>,
     stop_server: oneshot::Sender<()>,
     signals: Signals,
+    service: Option<service::Running>,
 }
 
 #[derive(Debug)]
@@ -157,7 +164,8 @@ impl Owner {
         let cache = Cache::open(settings.clone())?;
         let mounter = KernelMounter::new(Arc::clone(&cache), None, &Inherited::default());
         let mounts = Mounts::new(Arc::new(mounter));
-        Self::start_with(settings, cache, mounts, None, std::process::id(), std::future::ready(()))
+        let begin = std::future::ready(());
+        Self::start_with(settings, cache, mounts, None, std::process::id(), None, begin)
     }
 
     /// As [`Self::start`], for a process that `keeper` holds for: goes on with what the process before this one has
@@ -165,7 +173,16 @@ impl Owner {
     ///
     /// # Errors
     /// As [`Self::start`]; `Io` when the holder does not answer.
-    pub fn start_held(settings: CacheSettings, keeper: Keeper, mut inherited: Inherited) -> Result<Self> {
+    pub fn start_held(settings: CacheSettings, keeper: Keeper, inherited: Inherited) -> Result<Self> {
+        Self::take_over(settings, keeper, inherited, None)
+    }
+
+    fn take_over(
+        settings: CacheSettings,
+        keeper: Keeper,
+        mut inherited: Inherited,
+        service: Option<Service>,
+    ) -> Result<Self> {
         raise_descriptor_limit();
         let keeper = Arc::new(keeper);
         let mut take = |name: &str| inherited.kept.remove(name).and_then(|mut kept| kept.pop());
@@ -173,9 +190,16 @@ impl Owner {
         let cache = Cache::open_held(settings.clone(), HeldBy { pid: inherited.holder, lock })?;
         keeper.keep(LOCK, &[cache.lock()?.as_fd()])?;
         let mounter = KernelMounter::new(Arc::clone(&cache), Some(Arc::clone(&keeper)), &inherited);
+        let mut mounter: Arc<dyn Mounter> = Arc::new(mounter);
+        let mut running = None;
+        if let Some(service) = service {
+            let records = Records::open(&cache.paths().mounts())?;
+            mounter = Recording::new(mounter, Arc::clone(&records));
+            running = Some(service::Running { service, records, keeper: Arc::clone(&keeper) });
+        }
         let listener = match socket {
-            Some(socket) => ControlListener::inherited(socket)?,
-            None => server::bind(cache.paths().control_socket().as_path())?,
+            Some(socket) if cache.paths().control_socket().exists() => ControlListener::inherited(socket)?,
+            _ => server::bind(cache.paths().control_socket().as_path())?,
         };
         keeper.keep(SOCKET, &[listener.as_fd()])?;
         if let Some(died) = &inherited.died {
@@ -186,7 +210,7 @@ impl Owner {
             );
         }
         let pid = inherited.holder;
-        let mounts = Mounts::new(Arc::new(mounter));
+        let mounts = Mounts::new(mounter);
         for (name, descriptors) in inherited.kept {
             match LeftBehind::read(&name, descriptors) {
                 Ok(left) => mounts.resume(left),
@@ -207,7 +231,7 @@ impl Owner {
                 tracing::warn!("{}", error.chain());
             }
         };
-        Self::start_with(settings, cache, mounts, Some(listener), pid, begin)
+        Self::start_with(settings, cache, mounts, Some(listener), pid, running, begin)
     }
 
     /// Answers on `listener`, or on a new one, once `begin` is done. `pid` is the owner's process for others.
@@ -217,6 +241,7 @@ impl Owner {
         mounts: Arc<Mounts>,
         listener: Option<ControlListener>,
         pid: u32,
+        service: Option<service::Running>,
         begin: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Self> {
         let signals = Signals::new()?;
@@ -230,7 +255,8 @@ impl Owner {
         };
         let socket = cache.paths().control_socket().to_owned();
         let listener = listener.map_or_else(|| server::bind(&socket), Ok)?;
-        let served = Served { mounts: Arc::clone(&mounts), cache: Arc::clone(&cache), info };
+        let records = service.as_ref().map(|service| Arc::clone(&service.records));
+        let served = Served { mounts: Arc::clone(&mounts), cache: Arc::clone(&cache), info, records };
         let (stop_server, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(async move {
             let stopped = async move {
@@ -242,7 +268,7 @@ impl Owner {
                 tracing::error!("the control socket failed: {error}");
             }
         });
-        Ok(Self { cache, mounts, socket, server, stop_server, signals })
+        Ok(Self { cache, mounts, socket, server, stop_server, signals, service })
     }
 
     /// The mounts, for requests that do not come through the socket.
@@ -342,13 +368,18 @@ fn leave_when_told(keeper: Arc<Keeper>, cache: Arc<Cache>) {
             tracing::warn!("the holder of this process is gone; if this one dies, so do its mounts");
             return;
         }
-        tracing::info!("leaving everything to the next process");
-        cache.sync();
-        std::process::exit(i32::from(keeper::HANDED_OVER));
+        leave(&cache);
     };
     if let Err(error) = std::thread::Builder::new().name("hand-over".to_owned()).spawn(wait) {
         tracing::warn!("cannot start a thread: {error}");
     }
+}
+
+/// Ends this process and leaves everything as it is to the next one, the cache durable.
+fn leave(cache: &Cache) -> ! {
+    tracing::info!("leaving everything to the next process");
+    cache.sync();
+    std::process::exit(i32::from(keeper::HANDED_OVER));
 }
 
 /// Allows this process as many file descriptors as it may allow itself: a mount takes one for each thread that
@@ -388,6 +419,10 @@ async fn sync_now_and_then(cache: Arc<Cache>) {
         let _ = tokio::task::spawn_blocking(move || cache.sync()).await;
     }
 }
+
+mod service;
+
+pub use service::Service;
 
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,7 @@ use crate::cache::{Cache, Prune};
 
 use super::api::{self, Ended, ErrorBody, MountBody, OwnerInfo, PruneRequest, TargetQuery};
 use super::mounts::{Answer, Mounts};
+use super::persisted::{Pending, Records};
 
 /// Bytes of a path to a Unix socket: `sun_path` without its closing NUL (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -35,6 +36,8 @@ pub struct Served {
     pub cache: Arc<Cache>,
     /// Who answers.
     pub info: OwnerInfo,
+    /// What is mounted again when the owner is started anew, if it is.
+    pub records: Option<Arc<Records>>,
 }
 
 /// Makes the socket at `path`, in place of any that is there. The caller holds the lock of the directory, so what
@@ -134,6 +137,7 @@ pub fn router(served: Served) -> axum::Router {
         .route(api::MOUNTS, get(list).post(mount).delete(unmount))
         .route(api::STATUS, get(status))
         .route(api::ENDED, get(ended))
+        .route(api::PENDING, get(pending))
         .route(api::CACHE, get(cache_info))
         .route(api::PRUNE, post(cache_prune))
         .fallback(unknown)
@@ -211,8 +215,19 @@ async fn mount(State(served): State<Served>, body: Body<MountBody>) -> Result<Re
 
 async fn unmount(State(served): State<Served>, query: Asked<TargetQuery>) -> Result<StatusCode, Refusal> {
     let Query(query) = query?;
-    served.mounts.unmount(&query.target).await?;
+    match served.mounts.unmount(&query.target).await {
+        Ok(()) => {}
+        // What is not there yet will not come.
+        Err(error) => match &served.records {
+            Some(records) if records.cancel(&query.target).await => {}
+            _ => return Err(error.into()),
+        },
+    }
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn pending(State(served): State<Served>) -> Json<Vec<Pending>> {
+    Json(served.records.map(|records| records.pending()).unwrap_or_default())
 }
 
 async fn status(State(served): State<Served>, query: Asked<TargetQuery>) -> Result<Response, Refusal> {

@@ -27,6 +27,7 @@ fn start(directory: &Path) -> (Arc<Double>, Client, Owner) {
         Mounts::new(mounter),
         None,
         std::process::id(),
+        None,
         std::future::ready(()),
     )
     .unwrap();

@@ -7,6 +7,8 @@ mod args;
 
 mod cache;
 mod cat;
+mod config;
+mod daemon;
 mod doctor;
 mod environment;
 mod exit;
@@ -28,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::base::ResultExt as _;
+use crate::base::{Error, ResultExt as _};
 use crate::keeper;
 
 use args::{Arguments, Command, CompletionsArgs, OwnerArguments};
@@ -45,16 +47,34 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(error) => exit::finish(Err(error.into())),
         };
     }
-    let result = if first == keeper::SERVER {
+    let result = if first == keeper::SERVER && arguments.get(2).is_some_and(|next| next == daemon::DAEMON) {
+        // What follows is what the holder was started with.
+        arguments.drain(1..=2);
+        parse_with_file(arguments).map(|arguments| match &arguments.command {
+            Command::Daemon(daemon) => wait_for(daemon::serve(&arguments.global, daemon)),
+            _ => Err(daemon::not_by_hand().into()),
+        })
+    } else if first == keeper::SERVER {
         arguments.remove(1);
-        parse::<OwnerArguments>(arguments)
+        parse::<OwnerArguments>(arguments, &Vec::new())
             .map(|owner| wait_for(mount::serve_held(&owner.global, &owner.limits)))
+            .map_err(Unparsed::Usage)
     } else {
-        parse::<Arguments>(arguments).map(|arguments| dispatch(&arguments))
+        let typed = arguments.clone();
+        match parse_with_file(arguments) {
+            Ok(Arguments { global, command: Command::Daemon(_) }) => {
+                return match daemon::hold(&global, typed) {
+                    Ok(status) => status.into(),
+                    Err(error) => exit::finish(Err(error.into())),
+                };
+            }
+            parsed => parsed.map(|arguments| dispatch(&arguments)),
+        }
     };
     match result {
         Ok(result) => exit::finish(result),
-        Err(error) => {
+        Err(Unparsed::File(error)) => exit::finish(Err(error.into())),
+        Err(Unparsed::Usage(error)) => {
             // Help and version are no errors. Where they can't be printed, nobody wants them.
             let _ = error.print();
             u8::try_from(error.exit_code()).unwrap_or(2).into()
@@ -62,9 +82,32 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn parse<T: CommandFactory + FromArgMatches>(arguments: Vec<OsString>) -> Result<T, clap::Error> {
+/// Why there are no arguments.
+enum Unparsed {
+    /// What was typed makes no sense, or help was asked for.
+    Usage(clap::Error),
+    /// The configuration file does not.
+    File(Error),
+}
+
+/// What `arguments` say, and for what they do not say, the configuration file.
+fn parse_with_file(arguments: Vec<OsString>) -> Result<Arguments, Unparsed> {
+    // Once without the file, to know which one it is.
+    let first: Arguments = parse(arguments.clone(), &Vec::new()).map_err(Unparsed::Usage)?;
+    let named = first.global.config.as_deref();
+    match config::read(named, &Arguments::command()).map_err(Unparsed::File)? {
+        defaults if defaults.is_empty() => Ok(first),
+        defaults => parse(arguments, &defaults).map_err(Unparsed::Usage),
+    }
+}
+
+fn parse<T: CommandFactory + FromArgMatches>(
+    arguments: Vec<OsString>,
+    defaults: &config::Defaults,
+) -> Result<T, clap::Error> {
     let is_set = |name: &OsStr| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let matches = environment::of_variables_that_are(is_set, T::command()).try_get_matches_from(arguments)?;
+    let command = config::apply(defaults, T::command());
+    let matches = environment::of_variables_that_are(is_set, command).try_get_matches_from(arguments)?;
     T::from_arg_matches(&matches)
 }
 
@@ -79,6 +122,8 @@ fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
         Command::Tree(tree) => wait_for(tree::run(global, tree)),
         Command::Cat(cat) => wait_for(cat::run(global, cat)),
         Command::Pack(pack) => pack::run(global, pack),
+        // It is taken care of before.
+        Command::Daemon(_) => Ok(()),
         Command::Cache(cache) => wait_for(cache::run(global, cache)),
         Command::Doctor(doctor) => wait_for(doctor::run(global, doctor)),
         Command::Completions(completions) => complete(completions),

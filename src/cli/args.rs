@@ -32,6 +32,10 @@ const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed, 2 usage, 3 not found, 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(super) struct GlobalArgs {
+    /// The file that says what options are by default [default: /etc/refmount/config.toml for root, else
+    /// $XDG_CONFIG_HOME/refmount/config.toml].
+    #[arg(long, global = true, env = "REFMOUNT_CONFIG", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) config: Option<PathBuf>,
     /// The cache directory [default: /var/cache/refmount for root, else $XDG_CACHE_HOME/refmount].
     #[arg(long, global = true, env = "REFMOUNT_CACHE_DIR", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(super) cache_dir: Option<PathBuf>,
@@ -128,6 +132,8 @@ pub(super) enum Command {
     Cat(CatArgs),
     /// Make a ModelPack artifact from a directory.
     Pack(PackArgs),
+    /// Own a cache directory as a service: serve its mounts until told to end.
+    Daemon(DaemonArgs),
     /// Look at the cache, or empty it.
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -221,6 +227,23 @@ pub(super) struct MountArgs {
     /// Where it is mounted: a directory, or a file if --subpath names one.
     #[arg(value_name = "DIR", value_hint = ValueHint::AnyPath)]
     pub(super) target: PathBuf,
+}
+
+/// Arguments of `daemon`.
+#[derive(Args, Debug)]
+pub(super) struct DaemonArgs {
+    /// The bounds of the cache.
+    #[command(flatten)]
+    pub(super) limits: CacheLimitArgs,
+    /// Mount again what was mounted when the last daemon ended, at the same digests.
+    #[arg(long, env = "REFMOUNT_RESTORE", value_parser = FalseyValueParser::new())]
+    pub(super) restore: bool,
+    /// Leave the mounts to the next daemon on SIGTERM, rather than unmount them.
+    #[arg(long, env = "REFMOUNT_KEEP_MOUNTS", value_parser = FalseyValueParser::new())]
+    pub(super) keep_mounts: bool,
+    /// Log to this file [default: standard error].
+    #[arg(long, env = "REFMOUNT_LOG_FILE", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) log_file: Option<PathBuf>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

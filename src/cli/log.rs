@@ -58,7 +58,10 @@ where
     }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let ansi = on_terminal && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // The journal has a clock of its own (systemd.exec(5)).
+    let in_journal = on_terminal && std::env::var_os("JOURNAL_STREAM").is_some();
     let started = match global.log_format {
+        LogFormat::Text if in_journal => builder.with_ansi(false).without_time().try_init(),
         LogFormat::Text => builder.with_ansi(ansi).try_init(),
         LogFormat::Json => builder.json().try_init(),
     };

@@ -18,6 +18,7 @@ mod mount;
 mod mounts;
 mod output;
 mod pack;
+mod pending;
 mod progress;
 mod registry_files;
 mod settings;

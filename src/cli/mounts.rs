@@ -16,7 +16,7 @@ use crate::registry::HostStatus;
 use super::args::{GlobalArgs, ListArgs, OutputFormat, StatusArgs, UmountArgs};
 use super::exit::{self, Failure};
 use super::output::{human, print, print_json, printable, table};
-use super::{log, settings};
+use super::{log, pending, settings};
 
 /// Unmounts each of the targets, and goes on after one that failed.
 ///
@@ -26,7 +26,18 @@ pub(super) async fn umount(global: &GlobalArgs, arguments: &UmountArgs) -> Resul
     log::to_stderr(global)?;
     let mut first: Option<ErrorKind> = None;
     for target in &arguments.targets {
-        if let Err(error) = umount_one(target).await {
+        let done = match umount_one(target).await {
+            // What the daemon is still to mount there, it need not.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                match pending::cancel(global, target).await {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(error),
+                    Err(error) => Err(error),
+                }
+            }
+            done => done,
+        };
+        if let Err(error) = done {
             exit::report(&error);
             first.get_or_insert(error.kind());
         }
@@ -75,11 +86,11 @@ struct Listed {
     layers_reading: Option<u64>,
     /// Why not all files are known, and never will be.
     failed: Option<String>,
-    /// `served`, `dead`, `hung`, `foreign` (another user's) or `unknown`.
+    /// `served`, `dead`, `hung`, `foreign` (another user's), `pending` (to be mounted again) or `unknown`.
     state: &'static str,
 }
 
-/// Lists the mounts in the kernel's table.
+/// Lists the mounts in the kernel's table, and those that the daemon is to mount again.
 ///
 /// # Errors
 /// `Io` when the table cannot be read.
@@ -124,6 +135,22 @@ pub(super) async fn list(global: &GlobalArgs, arguments: &ListArgs) -> Result<()
             state,
         });
     }
+    for pending in pending::all(global).await {
+        if listed.iter().any(|mount| mount.mountpoint == pending.mountpoint) {
+            continue;
+        }
+        listed.push(Listed {
+            mountpoint: pending.mountpoint,
+            reference: pending.reference,
+            digest: Some(pending.digest),
+            subpath: None,
+            file_count: None,
+            total_bytes: None,
+            layers_reading: None,
+            failed: None,
+            state: "pending",
+        });
+    }
     match arguments.output.output {
         OutputFormat::Json => print_json(&listed),
         OutputFormat::Text => print(&list_text(&listed)),
@@ -166,10 +193,21 @@ fn state_name(mount: &Listed) -> &'static str {
 /// `NotFound` when nothing is mounted there; what the owner answered.
 pub(super) async fn status(global: &GlobalArgs, arguments: &StatusArgs) -> Result<(), Failure> {
     log::to_stderr(global)?;
-    let target = locate::resolve(&arguments.target).await?;
+    let found = async {
+        let target = locate::resolve(&arguments.target).await?;
+        let owner = locate::owner_of(&target).await?;
+        Ok((target, owner))
+    };
+    let (target, owner) = match found.await {
+        Ok(found) => found,
+        Err(error) if Error::kind(&error) == ErrorKind::NotFound => {
+            return Err(pending::explained(global, &arguments.target, error).await.into());
+        }
+        Err(error) => return Err(error.into()),
+    };
     let shown = target.display();
     let unserved = |kind, why: &str| Error::new(kind, format!("the mount on {shown} {why}"));
-    let socket = match locate::owner_of(&target).await? {
+    let socket = match owner {
         OwnerOf::Socket(socket) => socket,
         OwnerOf::Dead => return Err(locate::dead(&target).into()),
         OwnerOf::Hung => {

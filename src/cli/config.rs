@@ -252,6 +252,18 @@ mod tests {
     }
 
     #[test]
+    fn the_packaged_file_has_every_key() {
+        let text = include_str!("../../packaging/config.toml");
+        let commented = |line: &str| KEYS.iter().any(|(name, _)| line.starts_with(&format!("#{name} = ")));
+        let lines = text.lines().map(|line| if commented(line) { &line[1..] } else { line });
+        let defaults = parsed(&lines.collect::<Vec<_>>().join("\n")).unwrap();
+        for (name, _) in KEYS {
+            assert!(defaults.iter().any(|(there, _)| *there == name), "{name} is missing");
+        }
+        parsed(text).unwrap();
+    }
+
+    #[test]
     fn a_file_that_is_named_has_to_be_there() {
         let command = Arguments::command();
         let error = read(Some(Path::new("/nowhere/c.toml")), &command).unwrap_err();

@@ -23,3 +23,12 @@ pub struct MountRecord {
     /// Every manifest, and which others refer to it.
     pub(super) answers: Answers,
 }
+
+#[cfg(test)]
+impl MountRecord {
+    /// That of a mount for which nobody was asked anything.
+    pub(crate) fn of(request: &MountRequest, digest: &Digest) -> Self {
+        let (reference, answers) = (request.reference.clone(), Answers::default());
+        Self { request: request.clone(), reference, digest: digest.clone(), answers }
+    }
+}

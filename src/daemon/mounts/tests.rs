@@ -21,6 +21,7 @@ pub(crate) struct Double {
 
 struct DoubleMount {
     summary: MountSummary,
+    record: MountRecord,
     live: Arc<Mutex<Vec<PathBuf>>>,
     gone: watch::Sender<bool>,
     /// Whether files of it are open, so that it outlives its place.
@@ -54,7 +55,12 @@ impl Mounter for Double {
             warnings: Vec::new(),
         };
         let (live, is_read) = (Arc::clone(&self.live), Arc::clone(&self.is_read));
-        Ok(Arc::new(DoubleMount { summary, live, gone: watch::Sender::new(false), is_read }))
+        let record = MountRecord::of(request, &summary.digest);
+        Ok(Arc::new(DoubleMount { summary, record, live, gone: watch::Sender::new(false), is_read }))
+    }
+
+    async fn mount_again(&self, record: MountRecord) -> Result<Arc<dyn Mount>> {
+        self.mount(&record.request).await
     }
 
     fn is_mounted(&self, target: &Path) -> bool {
@@ -66,6 +72,10 @@ impl Mounter for Double {
 impl Mount for DoubleMount {
     fn summary(&self) -> MountSummary {
         self.summary.clone()
+    }
+
+    fn record(&self) -> Option<MountRecord> {
+        Some(self.record.clone())
     }
 
     fn status(&self) -> MountStatus {

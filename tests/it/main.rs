@@ -17,6 +17,7 @@ mod pack;
 mod platforms;
 mod registries;
 mod registry;
+mod service;
 mod support;
 mod tar;
 mod toc;

@@ -57,6 +57,8 @@ impl Workplace {
             }
         }
         command.env_remove("CONTAINERS_REGISTRIES_CONF");
+        // Nor of the machine's.
+        command.env("REFMOUNT_CONFIG", "/dev/null");
         command.env("REFMOUNT_CACHE_DIR", self.path("cache")).env("SOURCE_DATE_EPOCH", "1700000000");
         command
     }

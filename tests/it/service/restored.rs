@@ -1,0 +1,138 @@
+//! `--restore`: what was mounted before the machine went down is mounted again.
+
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::Signal;
+
+use super::Daemon;
+use crate::support::artifact::ModelArtifact;
+use crate::support::fault_registry::FaultRegistry;
+use crate::workplace::{Workplace, assert_done, assert_failed, json, stdout, wait_until};
+
+const TARGETS: [&str; 3] = ["a", "b", "c"];
+
+/// A registry, and a place where its `v1` is mounted three times by a daemon.
+struct Site {
+    workplace: Workplace,
+    registry: FaultRegistry,
+    artifact: ModelArtifact,
+    digest: String,
+}
+
+impl Site {
+    fn mounted() -> (Self, Daemon) {
+        let artifact = ModelArtifact::new(5, &[("config.json", 300), ("model.bin", 3 << 20)]);
+        let (registry, workplace) = (FaultRegistry::with(&artifact), Workplace::new());
+        let daemon = Daemon::start(&workplace, &["--restore"]);
+        let mut site = Self { workplace, registry, artifact, digest: String::new() };
+        for target in TARGETS {
+            std::fs::create_dir(site.workplace.path(target)).unwrap();
+            site.mount(target);
+        }
+        assert!(
+            std::fs::read(site.workplace.path("a/model.bin")).unwrap() == site.artifact.file("model.bin")
+        );
+        std::fs::read(site.workplace.path("a/config.json")).unwrap();
+        site.digest = site.digest_of("a");
+        (site, daemon)
+    }
+
+    fn mount(&self, target: &str) {
+        let reference = self.registry.reference("v1").to_string();
+        assert_done(&self.workplace.run(&["mount", &reference, target]));
+    }
+
+    fn digest_of(&self, target: &str) -> String {
+        let status = json(&self.workplace.run(&["status", "-o", "json", target]));
+        status["digest"].as_str().unwrap().to_owned()
+    }
+
+    /// What a loss of power leaves: no process, no mount, and the disk.
+    fn lose_power(&self, daemon: Daemon) {
+        self.workplace.signal_all(Signal::KILL);
+        drop(daemon);
+        for target in TARGETS {
+            let _ = unmount(self.workplace.path(target), UnmountFlags::DETACH);
+        }
+        std::fs::remove_file(self.workplace.path("cache/control.sock")).unwrap();
+    }
+
+    fn assert_served(&self, target: &str) {
+        let read = |file| std::fs::read(self.workplace.path(target).join(file)).unwrap();
+        assert!(read("model.bin") == self.artifact.file("model.bin"));
+        assert_eq!(self.digest_of(target), self.digest);
+    }
+
+    /// What `list` says of a mount.
+    fn state(&self, target: &str) -> Option<String> {
+        let list = json(&self.workplace.run(&["list", "-o", "json"]));
+        let path = self.workplace.path(target);
+        let found = list.as_array()?.iter().find(|mount| mount["mountpoint"] == path.to_str().unwrap())?;
+        Some(found["state"].as_str()?.to_owned())
+    }
+}
+
+#[test]
+fn what_was_mounted_is_mounted_again_at_its_digest_while_the_registry_is_away() {
+    let (mut site, daemon) = Site::mounted();
+    assert_done(&site.workplace.run(&["umount", "c"]));
+    site.lose_power(daemon);
+    // The tag is another artifact's by now, and nobody is there to say so.
+    site.registry.put(&ModelArtifact::new(6, &[("other.bin", 10)]), "v1");
+    site.registry.go_away();
+    let daemon = Daemon::start(&site.workplace, &["--restore"]);
+    for target in ["a", "b"] {
+        wait_until("it is mounted again", || site.state(target).as_deref() == Some("served"));
+        site.assert_served(target);
+    }
+    assert_eq!(site.state("c"), None, "it was unmounted");
+    // They are what was asked for, and so asking again finds them.
+    site.mount("a");
+    // Another restart, without a crash.
+    daemon.tell(Signal::TERM);
+    assert_done(&daemon.output());
+    assert!(!site.workplace.is_mounted("a"));
+    let _daemon = Daemon::start(&site.workplace, &["--restore"]);
+    wait_until("it is mounted again", || site.state("a").as_deref() == Some("served"));
+    site.assert_served("a");
+}
+
+#[test]
+fn without_the_option_nothing_is_mounted_and_nothing_forgotten() {
+    let (site, daemon) = Site::mounted();
+    site.lose_power(daemon);
+    let daemon = Daemon::start(&site.workplace, &[]);
+    assert_done(&site.workplace.run(&["cache", "info"]));
+    assert_eq!(stdout(&site.workplace.run(&["list"])).matches("served").count(), 0);
+    daemon.tell(Signal::TERM);
+    assert_done(&daemon.output());
+    let _daemon = Daemon::start(&site.workplace, &["--restore"]);
+    wait_until("all are mounted again", || TARGETS.iter().all(|target| site.workplace.is_mounted(target)));
+}
+
+#[test]
+fn a_mount_point_that_is_gone_or_busy_holds_up_nobody_and_is_tried_again() {
+    let (site, daemon) = Site::mounted();
+    site.lose_power(daemon);
+    let (b, c) = (site.workplace.path("b"), site.workplace.path("c"));
+    std::fs::remove_dir(&b).unwrap();
+    std::fs::remove_dir(&c).unwrap();
+    let _daemon = Daemon::start(&site.workplace, &["--restore"]);
+    wait_until("the one that can be is mounted", || site.state("a").as_deref() == Some("served"));
+    site.assert_served("a");
+    wait_until("the others are being tried", || {
+        let is_pending = |target| site.state(target).as_deref() == Some("pending");
+        is_pending("b") && is_pending("c")
+    });
+    wait_until("it is said why", || {
+        let output = site.workplace.run(&["status", "b"]);
+        String::from_utf8_lossy(&output.stderr).contains("the last time")
+    });
+    assert_failed(&site.workplace.run(&["status", "b"]), 3, "is to be mounted there again");
+    // One is not wanted any more, and the other one can be.
+    assert_done(&site.workplace.run(&["umount", "c"]));
+    std::fs::create_dir(&c).unwrap();
+    std::fs::create_dir(&b).unwrap();
+    wait_until("it is mounted in the end", || site.state("b").as_deref() == Some("served"));
+    site.assert_served("b");
+    assert_eq!(site.state("c"), None);
+}

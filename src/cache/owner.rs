@@ -53,7 +53,11 @@ impl Owner {
         let metadata = std::fs::metadata(root).context(cannot)?;
         refuse_shared(root, &metadata)?;
         let lock_file = match held {
-            Some(file) if is_at(&file, &paths.owner_lock()) => Ok(file),
+            Some(file) if is_at(&file, &paths.owner_lock()) => {
+                // Another process may hold it by now.
+                write_pid(&paths.owner_lock(), pid);
+                Ok(file)
+            }
             // It was removed with everything else, so it locks nothing any more.
             _ => take_lock_in_time(&paths.owner_lock(), pid).context(cannot)?,
         };
@@ -169,11 +173,26 @@ fn take_lock(path: &Path, own_pid: u32) -> io::Result<std::result::Result<File, 
         let named = std::fs::symlink_metadata(path);
         if named.is_ok_and(|named| identity(&named) == held) && identity(&writer.metadata()?) == held {
             // For who finds the directory taken; the lock holds without it, on a full disk too.
-            if let Err(error) = writer.set_len(0).and_then(|()| writeln!(writer, "{own_pid}")) {
-                tracing::warn!(path = %path.display(), %error, "cannot write the owner's process id");
-            }
+            note_pid(path, &mut writer, own_pid);
             return Ok(Ok(file));
         }
+    }
+}
+
+/// Notes a process in the file of a lock that was taken before, unless it stands there.
+fn write_pid(path: &Path, pid: u32) {
+    if std::fs::read_to_string(path).is_ok_and(|text| text.trim() == pid.to_string()) {
+        return;
+    }
+    match OpenOptions::new().write(true).open(path) {
+        Ok(mut writer) => note_pid(path, &mut writer, pid),
+        Err(error) => tracing::warn!(path = %path.display(), %error, "cannot write the owner's process id"),
+    }
+}
+
+fn note_pid(path: &Path, writer: &mut File, pid: u32) {
+    if let Err(error) = writer.set_len(0).and_then(|()| writeln!(writer, "{pid}")) {
+        tracing::warn!(path = %path.display(), %error, "cannot write the owner's process id");
     }
 }
 

@@ -4,7 +4,7 @@ mod kept;
 mod restored;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Output, Stdio};
 use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::support::connection::Delivery;
 use crate::support::fault_registry::{Fault, FaultRegistry, Target};
 use crate::support::unprivileged::{NOBODY, as_nobody, let_pass};
-use crate::workplace::{Workplace, assert_done, assert_failed, json, shard, stderr, wait_until};
+use crate::workplace::{Workplace, assert_done, assert_failed, json, stderr, wait_until};
 
 /// Speaks as a service manager does, and stores descriptors.
 const MANAGER: &str = include_str!("service/manager.py");
@@ -86,9 +86,7 @@ impl Daemon {
         let mut command = workplace.command(&["daemon", "--cache-dir", cache.to_str().unwrap()]);
         command.args(options).stdout(Stdio::null()).stderr(Stdio::piped());
         let daemon = Self(command.spawn().unwrap());
-        let is_there =
-            || Command::new("true").status().is_ok() && workplace.path("cache/control.sock").exists();
-        wait_until("the daemon is there", is_there);
+        wait_until("the daemon is there", || workplace.path("cache/control.sock").exists());
         daemon
     }
 
@@ -192,7 +190,6 @@ fn a_daemon_told_to_end_under_load_does_so_and_leaves_no_mount() {
     assert!(std::fs::read(workplace.path("a/two.bin")).unwrap() == artifact.file("two.bin"));
     registry.faults(Target::Blob, 0, usize::MAX, Fault::Delivery(Delivery::Stall(0)));
     let fetched = registry.requests(Target::Blob).len();
-    let begun = std::time::Instant::elapsed;
     thread::scope(|scope| {
         for target in targets {
             // One that hangs, and one that reads what is cached, on each mount.
@@ -205,7 +202,7 @@ fn a_daemon_told_to_end_under_load_does_so_and_leaves_no_mount() {
         let told = refmount::base::clock::now();
         daemon.tell(Signal::TERM);
         assert_done(&daemon.output());
-        println!("ended after {:.1} s", begun(&told).as_secs_f64());
+        println!("ended after {:.1} s", told.elapsed().as_secs_f64());
     });
     assert!(targets.iter().all(|target| !workplace.is_mounted(target)));
 }
@@ -276,7 +273,6 @@ fn what_the_file_says_holds_for_the_daemon_and_for_mounts() {
     assert_eq!((&info["directory"], &info["bytes_max"]), (&cache.to_str().into(), &(2_u64 << 30).into()));
     let pid = Pid::from_child(&daemon.0).as_raw_nonzero();
     assert_eq!(std::fs::read_to_string(cache.join("owner.lock")).unwrap().trim(), pid.to_string());
-    // Read again by the next server: a mistake is said, and the one before is not missed.
     daemon.tell(Signal::TERM);
     assert_done(&daemon.output());
     assert!(!workplace.is_mounted("a"));

@@ -20,6 +20,7 @@ lock = threading.Lock()
 stored = []  # of (name, descriptor), in an order that means nothing
 seen = {"ready": 0, "reloading": 0, "stopping": 0, "watchdog": 0, "status": [], "strangers": 0}
 service = None
+caught_up = threading.Event()
 
 
 def take(text, descriptors, sender):
@@ -55,6 +56,9 @@ def listen():
                 descriptors.frombytes(value[: len(value) - len(value) % descriptors.itemsize])
             elif kind == socket.SCM_CREDENTIALS:
                 sender = int.from_bytes(value[:4], sys.byteorder)
+        if data == b"CAUGHT UP":
+            caught_up.set()
+            continue
         with lock:
             take(data.decode(), list(descriptors), sender)
 
@@ -90,6 +94,11 @@ def wait():
         os.killpg(service, signal.SIGKILL)
     except ProcessLookupError:
         pass
+    # What it has said before it ended counts.
+    caught_up.clear()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
+        own.sendto(b"CAUGHT UP", address)
+    caught_up.wait()
     service = None
     return os.waitstatus_to_exitcode(status)
 

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use super::Daemon;
 use crate::support::artifact::ModelArtifact;
 use crate::support::fault_registry::FaultRegistry;
-use crate::workplace::{Workplace, assert_done, assert_failed, json, stdout, wait_until};
+use crate::workplace::{Workplace, assert_done, assert_failed, json, wait_until};
 
 const TARGETS: [&str; 3] = ["a", "b", "c"];
 
@@ -102,7 +102,7 @@ fn without_the_option_nothing_is_mounted_and_nothing_forgotten() {
     site.lose_power(daemon);
     let daemon = Daemon::start(&site.workplace, &[]);
     assert_done(&site.workplace.run(&["cache", "info"]));
-    assert_eq!(stdout(&site.workplace.run(&["list"])).matches("served").count(), 0);
+    assert_eq!(TARGETS.map(|target| site.state(target)), [None, None, None]);
     daemon.tell(Signal::TERM);
     assert_done(&daemon.output());
     let _daemon = Daemon::start(&site.workplace, &["--restore"]);

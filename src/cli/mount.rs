@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 
 use rustix::io::Errno;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::cache::FreeSpaceFloor;
@@ -64,6 +64,9 @@ async fn in_foreground(
     let cache = settings::cache(global, &arguments.limits)?;
     let socket = crate::cache::CachePaths::new(&cache.directory).control_socket();
     let client = Client::new(&socket)?;
+    // Before anything is mounted, since a signal may come as soon as it is.
+    let listen = |kind| signal(kind).context(|| "cannot listen to signals");
+    let mut told = [listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?];
     let mut attempts = 0;
     loop {
         let busy = match Owner::start(cache.clone()) {
@@ -75,7 +78,7 @@ async fn in_foreground(
             Ok(summary) => {
                 warn_of_other_limits(&client, &arguments.limits).await;
                 print_summary(&summary)?;
-                return stay(&client, request).await;
+                return stay(&client, request, &mut told).await;
             }
             Err(Unanswered::Failed(error)) => return Err(error.into()),
             // Its owner is just coming or going.
@@ -127,10 +130,8 @@ fn say_left(mounts: &[PathBuf]) {
 }
 
 /// Waits for the end of a mount that another process serves; unmounts it on a signal.
-async fn stay(client: &Client, request: &MountRequest) -> Result<(), Failure> {
-    let listen = |kind| signal(kind).context(|| "cannot listen to signals");
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
+async fn stay(client: &Client, request: &MountRequest, told: &mut [Signal; 2]) -> Result<(), Failure> {
+    let [interrupt, terminate] = told;
     loop {
         let ended = tokio::select! {
             ended = client.ended(&request.target) => ended,

@@ -92,7 +92,8 @@ async fn a_file_has_no_credentials_in_it() {
     let source =
         serde_json::from_str::<serde_json::Value>(&text).unwrap()["mount"]["request"]["source"].clone();
     for key in source.as_object().unwrap().keys() {
-        let others = ["inactivity_timeout", "plain_http", "registry_config", "retry_budget"];
+        let others =
+            ["inactivity_timeout", "plain_http", "registry_config", "registry_drop_ins", "retry_budget"];
         assert!(
             known.contains(&&**key) || others.contains(&&**key),
             "is {key} something to be written down?"

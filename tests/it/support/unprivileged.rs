@@ -13,6 +13,12 @@ pub(crate) const NOBODY: u32 = 65_534;
 pub(crate) fn as_nobody(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(program);
+    at_home(command)
+}
+
+/// Nobody has a home, and none of root's files.
+fn at_home(mut command: Command) -> Command {
+    command.env("HOME", "/nonexistent");
     command
 }
 
@@ -32,7 +38,7 @@ exec setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"
 pub(crate) fn as_nobody_with_fuse(directory: &Path, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--", "sh", "-c", OWN_DEVICE, "sh"]).arg(directory).arg(program);
-    command
+    at_home(command)
 }
 
 /// Lets everybody pass through `directory`.

@@ -10,6 +10,7 @@
 
 mod access_key;
 mod chunks;
+mod crowding;
 mod disk;
 mod documents;
 mod eviction;
@@ -17,6 +18,7 @@ mod health;
 mod map;
 mod owner;
 mod paths;
+mod pins;
 pub mod probe;
 mod recovery;
 mod segment;
@@ -24,17 +26,18 @@ mod stored;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+use crate::base::{Digest, Error, ErrorKind, Result, ResultExt as _};
 
 use self::disk::{Disk, Surroundings, lock};
 use self::eviction::{Limits, Oldest};
@@ -43,6 +46,7 @@ use self::stored::{Freed, StoredSegment};
 
 pub use owner::HeldBy;
 pub use paths::{CachePaths, DocumentKey, DocumentKind};
+pub use pins::{PinnedArtifact, PinnedContent};
 pub use segment::{DirectSegment, Epoch, Pin, Segment, SegmentId, SkipReason, Stored};
 
 /// How much of the file system stays free of us.
@@ -193,6 +197,8 @@ impl Cache {
         let owner = Owner::take(&paths, held_by)?;
         let disk = Disk::new(paths, owner, surroundings);
         let cannot = || format!("cannot recover the cache in {}", disk.paths.root().display());
+        // First: nothing of them is to go because others are too many.
+        disk.pins.recover(&disk.paths).context(cannot)?;
         documents::recover(&disk, settings.bytes_max).context(cannot)?;
         access_key::recover(&disk).context(cannot)?;
         let mut segments = HashMap::new();
@@ -305,7 +311,13 @@ impl Cache {
     }
 
     fn make_room(&self, bytes: u64) -> bool {
-        self.limits.make_room(&self.disk, bytes, || self.evict_oldest())
+        let is_made = self.limits.make_room(&self.disk, bytes, || self.evict_oldest());
+        if is_made {
+            self.disk.crowding.is_over();
+        } else if self.disk.health.degraded().is_none() && self.disk.crowding.begins() {
+            tracing::warn!(reason = self.crowded_by(), "the cache is degraded: reads go on without storing");
+        }
+        is_made
     }
 
     fn evict_oldest(&self) -> Option<Freed> {
@@ -336,7 +348,7 @@ impl Cache {
             segments: 0,
             complete_segments: 0,
             chunks: 0,
-            degraded: self.disk.health.degraded(),
+            degraded: self.degraded(),
             counters: self.disk.counters.snapshot(),
         };
         for stored in self.stored() {
@@ -357,7 +369,20 @@ impl Cache {
     /// Why reads go on without the cache, if they do.
     #[must_use]
     pub fn degraded(&self) -> Option<String> {
-        self.disk.health.degraded()
+        self.disk.health.degraded().or_else(|| self.crowded())
+    }
+
+    /// What is here of each layer, by what it is called in the cache.
+    #[must_use]
+    pub fn layers(&self) -> BTreeMap<Digest, u64> {
+        let mut layers = BTreeMap::new();
+        for stored in self.stored() {
+            let bytes = stored.chunks().present_bytes();
+            if bytes > 0 {
+                *layers.entry(stored.id.layer.clone()).or_default() += bytes;
+            }
+        }
+        layers
     }
 
     /// Removes what `what` names, except what is pinned.
@@ -374,7 +399,7 @@ impl Cache {
             Prune::DownTo(bytes) => add(self.evict_down_to(bytes)),
             Prune::All => {
                 for stored in self.stored() {
-                    add(stored.unlink_if(&self.disk, |chunks| chunks.pins == 0));
+                    add(stored.unlink_if(&self.disk, |chunks| !chunks.is_pinned()));
                 }
                 let removed = documents::remove_all(&self.disk);
                 let cannot = || format!("cannot prune the cache in {}", self.disk.paths.root().display());
@@ -387,7 +412,7 @@ impl Cache {
                     segments.values().filter(unused).map(|known| Arc::clone(&known.stored)).collect()
                 };
                 for stored in unused {
-                    add(stored.unlink_if(&self.disk, |chunks| chunks.pins == 0));
+                    add(stored.unlink_if(&self.disk, |chunks| !chunks.is_pinned()));
                 }
             }
         }
@@ -420,6 +445,23 @@ impl Cache {
     #[must_use]
     pub fn map_document<'a>(&self, kind: DocumentKind, key: impl Into<DocumentKey<'a>>) -> Option<Bytes> {
         documents::map(&self.disk, kind, key.into())
+    }
+
+    /// All documents of a kind, each with the time of its last change or [`Self::touch_document`]. Damaged ones are left
+    /// out.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn documents(&self, kind: DocumentKind) -> Result<Vec<(Vec<u8>, SystemTime)>> {
+        documents::all(&self.disk, kind).context(|| "cannot read the documents of the cache")
+    }
+
+    /// Notes that the document of `key` is of use still.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn touch_document<'a>(&self, kind: DocumentKind, key: impl Into<DocumentKey<'a>>) -> Result<()> {
+        documents::touch(&self.disk, kind, key.into()).context(|| "cannot note the use of a document")
     }
 
     /// A key that this directory has alone, and that stays as long as the directory does: for fingerprints of what must

@@ -19,12 +19,15 @@ mod mounts;
 mod output;
 mod pack;
 mod pending;
+mod pins;
 mod progress;
 mod registry_files;
 mod settings;
 mod size;
 mod source;
 mod tree;
+mod upgrade;
+mod warm;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -32,6 +35,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches};
 
 use crate::base::{Error, ResultExt as _};
+use crate::daemon::upgrade::{HANDOVER_VERSION, Handover};
 use crate::keeper;
 
 use args::{Arguments, Command, CompletionsArgs, OwnerArguments};
@@ -48,7 +52,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(error) => exit::finish(Err(error.into())),
         };
     }
-    let result = if first == keeper::SERVER && arguments.get(2).is_some_and(|next| next == daemon::DAEMON) {
+    let second = arguments.get(2);
+    let asks_for_handover = second.is_some_and(|second| second == HANDOVER_VERSION);
+    let is_service = second.is_some_and(|second| second == daemon::DAEMON);
+    let result = if first == keeper::SERVER && asks_for_handover {
+        Ok(output::print_json(&Handover::own()))
+    } else if first == keeper::SERVER && is_service {
         // What follows is what the holder was started with.
         arguments.drain(1..=2);
         parse_with_file(arguments).map(|arguments| match &arguments.command {
@@ -125,7 +134,9 @@ fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
         Command::Pack(pack) => pack::run(global, pack),
         // It is taken care of before.
         Command::Daemon(_) => Ok(()),
+        Command::Warm(warm) => wait_for(warm::run(global, warm)),
         Command::Cache(cache) => wait_for(cache::run(global, cache)),
+        Command::Upgrade(upgrade) => wait_for(upgrade::run(global, upgrade)),
         Command::Doctor(doctor) => wait_for(doctor::run(global, doctor)),
         Command::Completions(completions) => complete(completions),
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::base::chunk::chunks_of;
 use crate::base::{Digest, Result};
-use crate::cache::{DirectSegment, Pin};
+use crate::cache::{DirectSegment, Pin, SegmentId};
 use crate::fetch::{Feed, FeedLease, FetchSettings, Fetcher};
 use crate::indexing::{LayerLease, Watcher};
 use crate::layer::{Extents, FileBody};
@@ -157,11 +157,8 @@ impl Content {
     /// `Corrupt`, `TimedOut`, or what the source failed with once its attempts were used up.
     pub async fn read(&self, file: &FileBody, range: Range<u64>) -> Result<Vec<u8>> {
         let layer = &self.layers[file.layer];
-        if self.settings.verify_before_read && !is_verified(layer) {
-            match layer {
-                LayerContent::Whole(lease) => lease.feed().verified().await?,
-                LayerContent::Parts(lease) => lease.layer().verified(self.settings.read_timeout).await?,
-            }
+        if self.settings.verify_before_read {
+            self.verified(file.layer).await?;
         }
         let mut out = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or_default());
         for piece in pieces(layer, file, range)? {
@@ -171,6 +168,18 @@ impl Content {
             }
         }
         Ok(out)
+    }
+
+    /// Waits until all of layer `layer` was fetched and matched its digest.
+    ///
+    /// # Errors
+    /// What fetching it failed with; `Corrupt` when it does not match; `TimedOut`.
+    pub async fn verified(&self, layer: usize) -> Result<()> {
+        match &self.layers[layer] {
+            layer if is_verified(layer) => Ok(()),
+            LayerContent::Whole(lease) => lease.feed().verified().await,
+            LayerContent::Parts(lease) => lease.layer().verified(self.settings.read_timeout).await,
+        }
     }
 
     /// Told for each `open` of `file`: checks in the background what an earlier process
@@ -214,6 +223,50 @@ impl Content {
     #[must_use]
     pub fn digest(&self, layer: usize) -> &Digest {
         self.layers[layer].blob()
+    }
+
+    /// What layer `layer` is called in the cache.
+    #[must_use]
+    pub fn cached_as(&self, layer: usize) -> &Digest {
+        match &self.layers[layer] {
+            LayerContent::Whole(lease) => &lease.feed().id().layer,
+            LayerContent::Parts(lease) => lease.layer().cached_as(),
+        }
+    }
+
+    /// The bytes that layer `layer` has in the cache once all of it is there; none as long as that is not known.
+    #[must_use]
+    pub fn stream_bytes(&self, layer: usize) -> Option<u64> {
+        match &self.layers[layer] {
+            LayerContent::Whole(lease) => Some(lease.feed().bytes()),
+            LayerContent::Parts(lease) => lease.layer().index().map(|index| index.stream_bytes()),
+        }
+    }
+
+    /// Whether layer `layer` is one file.
+    #[must_use]
+    pub fn is_file(&self, layer: usize) -> bool {
+        matches!(self.layers[layer], LayerContent::Whole(_))
+    }
+
+    /// The number of layers.
+    #[must_use]
+    pub fn layer_count(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The segments that `file` is cached in, each with the chunks that it is cached as and the segment's bytes.
+    ///
+    /// # Errors
+    /// As [`crate::indexing::Layer::feed`].
+    pub fn segments(&self, file: &FileBody) -> Result<Vec<(SegmentId, Range<u64>, u64)>> {
+        let layer = &self.layers[file.layer];
+        let of = |piece: Piece| match piece {
+            Piece::Zeros(_) => None,
+            Piece::Bytes(feed, range) => Some((feed.id().clone(), chunks_of(&range), feed.bytes())),
+        };
+        let pieces = if file.size == 0 { Vec::new() } else { pieces(layer, file, 0..file.size)? };
+        Ok(pieces.into_iter().filter_map(of).collect())
     }
 
     /// How many bytes of `file` are cached.

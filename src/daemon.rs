@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod client;
+pub mod content;
 pub mod locate;
 pub mod mounts;
 pub mod owner;
@@ -14,6 +15,9 @@ pub mod persisted;
 mod restore;
 pub mod server;
 pub mod start;
+pub mod upgrade;
+pub mod warms;
 
 pub use client::Client;
 pub use mounts::{Mount, Mounter, Mounts};
+pub use warms::Warms;

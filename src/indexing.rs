@@ -309,6 +309,12 @@ impl Layer {
         &self.blob
     }
 
+    /// What it is called in the cache.
+    #[must_use]
+    pub fn cached_as(&self) -> &Digest {
+        &self.identity
+    }
+
     /// How far it is known.
     #[must_use]
     pub fn stage(&self) -> watch::Receiver<Stage> {

@@ -14,7 +14,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -27,6 +27,7 @@ use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 mod devices;
 mod holder;
 mod manager;
+mod programs;
 
 pub use devices::resend;
 pub use holder::{Servers, hold};
@@ -56,6 +57,12 @@ enum Message {
         died: Option<String>,
         /// How often that has happened.
         deaths: u64,
+        /// Whether another program serves on if this one does not come to it.
+        #[serde(default)]
+        is_on_trial: bool,
+        /// Why it is not the program that was to follow, if it is not.
+        #[serde(default)]
+        went_back: Option<String>,
     },
     /// From the server: nothing is to be kept under this name any more.
     Forget { name: String },
@@ -67,7 +74,7 @@ enum Message {
     Stays,
     /// From the server: what the service manager is to be told, in its own words (sd_notify(3)).
     Tell { text: String },
-    /// From the holder: leave everything to the next one and end.
+    /// From the holder: leave everything to the next one and end. From the server: it wants to be told so.
     HandOver,
 }
 
@@ -82,12 +89,18 @@ pub struct Inherited {
     pub died: Option<String>,
     /// How often that has happened to this holder.
     pub deaths: u64,
+    /// Whether another program serves on if this one does not come to it.
+    pub is_on_trial: bool,
+    /// Why this is not the program that was to follow the last one, if it is not.
+    pub went_back: Option<String>,
 }
 
 /// The server's end.
 #[derive(Debug)]
 pub struct Keeper {
     socket: Mutex<OwnedFd>,
+    /// While this program is on trial: what it would have let go of. Another one may know what to do with that.
+    not_forgotten: Mutex<Option<Vec<String>>>,
 }
 
 impl Keeper {
@@ -110,10 +123,12 @@ impl Keeper {
                 Some((Message::Keep { name }, descriptors)) => {
                     inherited.kept.insert(name, descriptors);
                 }
-                Some((Message::All { died, deaths }, _)) => {
-                    (inherited.died, inherited.deaths) = (died, deaths);
-                    inherited.holder = std::os::unix::process::parent_id();
-                    return Ok(Some((Self { socket: Mutex::new(socket) }, inherited)));
+                Some((Message::All { died, deaths, is_on_trial, went_back }, _)) => {
+                    let kept = inherited.kept;
+                    let holder = std::os::unix::process::parent_id();
+                    inherited = Inherited { holder, kept, died, deaths, is_on_trial, went_back };
+                    let not_forgotten = Mutex::new(is_on_trial.then(Vec::new));
+                    return Ok(Some((Self { socket: Mutex::new(socket), not_forgotten }, inherited)));
                 }
                 _ => return Err(Error::new(ErrorKind::Io, "the holder went away")),
             }
@@ -134,16 +149,30 @@ impl Keeper {
     /// # Errors
     /// `Io` when the holder is gone.
     pub fn forget(&self, name: &str) -> Result<()> {
+        if let Some(not_forgotten) = &mut *self.not_forgotten() {
+            not_forgotten.push(name.to_owned());
+            return Ok(());
+        }
         self.say(&Message::Forget { name: name.to_owned() }, &[])
             .context(|| format!("cannot let go of {name}"))
     }
 
-    /// Says that this process serves.
+    /// Says that this process serves. A program on trial that had to let go of something does not: it is to end, and to
+    /// leave that to the one before it.
     ///
     /// # Errors
-    /// `Io` when the holder is gone.
+    /// `Io` when the holder is gone; `Unsupported` on such a trial.
     pub fn ready(&self) -> Result<()> {
+        let mut not_forgotten = self.not_forgotten();
+        if let Some(name) = not_forgotten.as_ref().and_then(|names| names.first()) {
+            return Err(Error::new(ErrorKind::Unsupported, format!("{name} cannot be served on")));
+        }
+        *not_forgotten = None;
         self.say(&Message::Ready, &[]).context(|| "cannot speak with the holder")
+    }
+
+    fn not_forgotten(&self) -> MutexGuard<'_, Option<Vec<String>>> {
+        self.not_forgotten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Names the program that the next server is to be.
@@ -168,6 +197,14 @@ impl Keeper {
     /// `Io` when the holder is gone.
     pub fn tell(&self, text: &str) -> Result<()> {
         self.say(&Message::Tell { text: text.to_owned() }, &[]).context(|| "cannot speak with the holder")
+    }
+
+    /// Asks to be told to leave everything to the next server.
+    ///
+    /// # Errors
+    /// `Io` when the holder is gone.
+    pub fn ask_for_hand_over(&self) -> Result<()> {
+        self.say(&Message::HandOver, &[]).context(|| "cannot speak with the holder")
     }
 
     /// Waits until the holder wants this process to leave everything to the next one; `false`: the holder is gone.
@@ -265,6 +302,24 @@ mod tests {
         }
         assert_eq!(receive(theirs.as_fd()).unwrap().unwrap().0, Message::Ready);
         assert!(receive(theirs.as_fd()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_program_on_trial_lets_go_of_nothing_and_does_not_serve_without_it() {
+        let (ours, theirs) = pair();
+        let keeper = |names| Keeper {
+            socket: Mutex::new(ours.try_clone().unwrap()),
+            not_forgotten: Mutex::new(names),
+        };
+        let on_trial = keeper(Some(Vec::new()));
+        on_trial.forget("mount-1").unwrap();
+        assert_eq!(on_trial.ready().unwrap_err().kind(), ErrorKind::Unsupported);
+        let able = keeper(Some(Vec::new()));
+        able.ready().unwrap();
+        able.forget("mount-2").unwrap();
+        assert_eq!(receive(theirs.as_fd()).unwrap().unwrap().0, Message::Ready);
+        let forgotten = Message::Forget { name: "mount-2".into() };
+        assert_eq!(receive(theirs.as_fd()).unwrap().unwrap().0, forgotten);
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! The composition root of one mount: from a request to a tree that can be read, and back.
 
 mod assembly;
+mod chosen;
 mod growing;
+pub mod held;
 mod left;
 mod numbers;
 mod own_indexes;
+mod pinning;
 mod pulled;
 mod record;
 mod remembered;
 mod resolution;
 mod start;
 mod task;
+mod warming;
 
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
@@ -20,7 +24,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::limits::LAYERS_MAX;
-use crate::base::{Digest, Error, Result};
+use crate::base::{Digest, Error, ErrorKind, Result};
 use crate::cache::Cache;
 use crate::content::{Content, Standing};
 use crate::fs::Filesystem;
@@ -36,10 +40,14 @@ use left::Kept;
 use task::Task;
 
 pub use assembly::Assembly;
-pub use left::LeftBehind;
+pub use chosen::ArtifactRequest;
+pub use held::{CacheContent, HeldArtifact};
+pub use left::{LEFT_FORMAT, LeftBehind, NUMBERING};
 pub use own_indexes::OwnIndexes;
+pub use pinning::pin;
 pub use record::MountRecord;
 pub use start::KeptAs;
+pub use warming::{Failed, WarmState, WarmStatus, Warming};
 
 /// When bytes are checked against the blob's digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,15 +102,26 @@ pub struct MountRequest {
     #[serde(default)]
     pub pull: PullPolicy,
     /// When bytes are checked.
+    #[serde(default)]
     pub verify: VerifyPolicy,
     /// What is fetched ahead.
+    #[serde(default)]
     pub prefetch: PrefetchPolicy,
     /// Whether users other than the mounting one may look.
+    #[serde(default)]
     pub allow_other: bool,
     /// How long a read may wait for bytes that do not come.
+    #[serde(default = "usual_read_timeout")]
     pub read_timeout: Duration,
     /// How the source is reached.
+    #[serde(default)]
     pub source: SourceOptions,
+}
+
+/// What [`MountRequest::read_timeout`] is unless it is said: some seconds below the two minutes after which the kernel
+/// reports a reader as hung.
+fn usual_read_timeout() -> Duration {
+    chosen::READ_TIMEOUT
 }
 
 /// What `mount` and `list` report.
@@ -294,8 +313,14 @@ impl Mounted {
     }
 }
 
+/// The error for work that panicked, or that was given up with its runtime.
+fn broke_off(what: &str, error: &tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::Io, format!("{what} broke off: {error}"))
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
+        held::let_go(&self.cache, &self.summary.reference, &self.summary.digest);
         tracing::info!(
             reference = self.summary.reference,
             mountpoint = %self.summary.mountpoint.display(),

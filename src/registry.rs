@@ -189,12 +189,12 @@ impl Debug for BlobBody {
 
 /// How a source is reached.
 #[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
+#[serde(default)]
 pub struct SourceOptions {
     /// Plain HTTP also to hosts that are not loopback addresses.
     pub plain_http: bool,
     /// The configuration of registries: a file as containers-registries.conf(5) describes it, or a directory of
     /// containerd's (`certs.d`). None: Docker's defaults.
-    #[serde(default)]
     pub registry_config: Option<PathBuf>,
     /// Directories with drop-ins for that file, which count after those beside it, in their order; missing ones hold
     /// none.
@@ -202,7 +202,6 @@ pub struct SourceOptions {
     pub registry_drop_ins: Vec<PathBuf>,
     /// Directories with authorities and client certificates by host (`HOST[:PORT]/*.crt`, `*.cert`, `*.key`;
     /// containers-certs.d(5)); of those that have the host, the first counts.
-    #[serde(default)]
     pub certificate_dirs: Vec<PathBuf>,
     /// Files with credentials, in the order in which they are asked; missing ones are skipped unless
     /// `auth_files_required`.

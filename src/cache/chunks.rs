@@ -86,8 +86,10 @@ pub(super) struct Chunks {
     last_use: u64,
     /// Something is not durable, or a use not recorded.
     dirty: bool,
-    /// How many pins keep the segment.
+    /// How many pins keep the segment for as long as they live.
     pub(super) pins: u64,
+    /// Whether it is kept until that is taken back, in later processes too.
+    pub(super) kept: bool,
     /// Somebody else may be reading the data file: it may only be unlinked.
     pub(super) handed_over: bool,
     /// The files are being unlinked; nothing may be stored.
@@ -117,6 +119,7 @@ impl Chunks {
             last_use: 0,
             dirty: false,
             pins: 0,
+            kept: false,
             handed_over: false,
             leaving: false,
             on_disk: false,
@@ -208,6 +211,11 @@ impl Chunks {
     /// The most recent use of any chunk.
     pub(super) fn last_use(&self) -> u64 {
         self.last_use
+    }
+
+    /// Whether nothing of the segment may be evicted or pruned.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.pins > 0 || self.kept
     }
 
     /// Whether the segment is evicted as one, by unlinking it.
@@ -385,7 +393,7 @@ impl Chunks {
         let idle = self
             .slot(chunk)
             .is_some_and(|slot| slot.state == State::Present && slot.readers == 0 && slot.last_use <= tick);
-        if !idle || self.pins > 0 || self.leaving || self.is_unit() {
+        if !idle || self.is_pinned() || self.leaving || self.is_unit() {
             return false;
         }
         self.depart(chunk);

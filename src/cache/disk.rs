@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::crowding::Crowding;
 use super::health::{self, Health};
 use super::map::BootId;
 use super::owner::Owner;
+use super::pins::Pins;
 use super::stored::StoredSegment;
 use super::{CacheCounters, CachePaths};
 
@@ -73,6 +75,8 @@ pub(super) struct Disk {
     pub(super) owner: Owner,
     pub(super) health: Health,
     pub(super) counters: Counters,
+    pub(super) pins: Pins,
+    pub(super) crowding: Crowding,
     /// Bytes of chunks that are present or being written.
     chunk_bytes: AtomicU64,
     /// Bytes of documents; rough while several are written at once.
@@ -92,6 +96,8 @@ impl Disk {
             owner,
             health: Health::new(surroundings.retry_pause),
             counters: Counters::default(),
+            pins: Pins::default(),
+            crowding: Crowding::default(),
             chunk_bytes: AtomicU64::new(0),
             document_bytes: AtomicU64::new(0),
             clock: AtomicU64::new(0),

@@ -13,10 +13,11 @@
 use std::fs::{File, Metadata};
 use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::base::{Result, ResultExt as _, durable, mapped};
+use crate::base::{Result, ResultExt as _, clock, durable, mapped};
 
 use super::disk::{Disk, count};
 use super::owner::make_directory;
@@ -25,17 +26,18 @@ use super::stored::remove_file;
 
 const MAGIC: &[u8; 8] = b"rfmdocum";
 const HEADER_BYTES: usize = 48;
-const KINDS: [DocumentKind; 5] = [
+const KINDS: [DocumentKind; 6] = [
     DocumentKind::Manifest,
     DocumentKind::LayerIndex,
     DocumentKind::Proof,
     DocumentKind::Resolution,
     DocumentKind::Referrers,
+    DocumentKind::Artifact,
 ];
 
 /// Documents take an eighth of the cache at most; the oldest go first. They are a few ten-thousandths of
 /// the content that they speak of, so only a cache that is tiny or very old comes there.
-const PART: u64 = 8;
+pub(super) const PART: u64 = 8;
 
 /// The document, if it is there and whole; a damaged one is removed.
 pub(super) fn read(disk: &Disk, kind: DocumentKind, key: DocumentKey<'_>) -> Option<Vec<u8>> {
@@ -85,6 +87,26 @@ fn is_whole(bytes: &[u8]) -> bool {
         && header[16..48] == *blake3::hash(document).as_bytes()
 }
 
+/// All whole documents of a kind, each with the time of its last change, or of the last [`touch`].
+pub(super) fn all(disk: &Disk, kind: DocumentKind) -> io::Result<Vec<(Vec<u8>, SystemTime)>> {
+    let mut all = Vec::new();
+    each_file(&disk.paths.documents(kind), &mut |path, metadata| {
+        if !is_temporary(path)
+            && let Some(mut bytes) = whole(disk, path, std::fs::read(path))
+        {
+            all.push((bytes.split_off(HEADER_BYTES), metadata.modified()?));
+        }
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// Counts as a change of the document, so that it is not the next one to go.
+pub(super) fn touch(disk: &Disk, kind: DocumentKind, key: DocumentKey<'_>) -> io::Result<()> {
+    let now = SystemTime::UNIX_EPOCH + clock::unix_time();
+    File::options().write(true).open(disk.paths.document(kind, key))?.set_modified(now)
+}
+
 /// Writes the document durably; an older one is replaced. Older others go if there are too many.
 pub(super) fn write(
     disk: &Disk,
@@ -115,7 +137,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Counts what is there, and removes the oldest, but not `keep`, while it takes more than its part of
+/// Counts what is there, and removes the oldest, but neither `keep` nor those of pins, while it takes more than its part of
 /// `bytes_max`.
 fn trim(disk: &Disk, bytes_max: u64, keep: Option<&Path>) -> io::Result<()> {
     let mut all = Vec::new();
@@ -125,7 +147,8 @@ fn trim(disk: &Disk, bytes_max: u64, keep: Option<&Path>) -> io::Result<()> {
     })?;
     all.sort();
     let mut sum: u64 = all.iter().map(|(_, _, bytes)| bytes).sum();
-    for (_, path, bytes) in all.into_iter().filter(|(_, path, _)| Some(path.as_path()) != keep) {
+    let may_go = |path: &Path| Some(path) != keep && !disk.pins.keep_document(path);
+    for (_, path, bytes) in all.into_iter().filter(|(_, path, _)| may_go(path)) {
         if sum <= bytes_max / PART {
             break;
         }
@@ -137,10 +160,13 @@ fn trim(disk: &Disk, bytes_max: u64, keep: Option<&Path>) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes all documents; returns their bytes.
+/// Removes all documents but those of pins; returns their bytes.
 pub(super) fn remove_all(disk: &Disk) -> io::Result<u64> {
     let mut removed = 0;
     each_document(disk, &mut |path, metadata| {
+        if disk.pins.keep_document(path) {
+            return Ok(());
+        }
         remove_file(path)?;
         disk.document_changed(metadata.len(), 0);
         removed += metadata.len();

@@ -45,7 +45,7 @@ impl Candidate {
         match self.chunk {
             Some(chunk) => self.segment.evict(disk, chunk, self.last_use),
             None => self.segment.unlink_if(disk, |chunks| {
-                chunks.is_unit() && chunks.pins == 0 && chunks.last_use() <= self.last_use
+                chunks.is_unit() && !chunks.is_pinned() && chunks.last_use() <= self.last_use
             }),
         }
     }
@@ -80,6 +80,11 @@ impl Oldest {
         }
     }
 
+    /// Whether nothing may go.
+    pub(super) fn is_none(segments: &[Arc<StoredSegment>]) -> bool {
+        look(segments).is_empty()
+    }
+
     /// Forgets what was collected, after everything has changed.
     pub(super) fn forget(&self) {
         lock(&self.queue).clear();
@@ -92,7 +97,7 @@ fn look(segments: &[Arc<StoredSegment>]) -> VecDeque<Candidate> {
     let mut all: Vec<(u64, u32, u64)> = Vec::new();
     for (number, segment) in (0..).zip(segments) {
         let chunks: &Chunks = &segment.chunks();
-        if chunks.pins > 0 || chunks.leaving {
+        if chunks.is_pinned() || chunks.leaving {
             continue;
         }
         if chunks.is_unit() {
@@ -187,7 +192,7 @@ impl Limits {
             self.changed(i128::from(freed.bytes));
         }
         disk.sub_used(bytes);
-        // Pinned content in the way is as it should be; a file system that others fill is to be known.
+        // A file system that others fill is to be known; that all is pinned or in use is for the caller to say.
         if self.lacking(disk, bytes) > 0 {
             let error = std::io::Error::other("less would stay free on the file system than is asked for");
             disk.health.refused(&format!("cannot store in {}", disk.paths.root().display()), &error);

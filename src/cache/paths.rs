@@ -25,6 +25,8 @@ pub enum DocumentKind {
     Resolution,
     /// Which manifests refer to one, by its digest and that of the question.
     Referrers,
+    /// Which layers an artifact has that was used here, by the digest of its name.
+    Artifact,
 }
 
 /// What a document is kept under.
@@ -104,6 +106,12 @@ impl CachePaths {
         self.keys().join("access")
     }
 
+    /// The directory of the pins.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.versioned().join("pins")
+    }
+
     /// Everything of this version.
     #[must_use]
     pub fn versioned(&self) -> PathBuf {
@@ -148,6 +156,7 @@ impl CachePaths {
             DocumentKind::Proof => "proofs",
             DocumentKind::Resolution => "resolutions",
             DocumentKind::Referrers => "referrers",
+            DocumentKind::Artifact => "artifacts",
         })
     }
 

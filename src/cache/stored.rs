@@ -53,9 +53,11 @@ impl StoredSegment {
     }
 
     /// A segment with what was found at the start.
-    pub(super) fn with_chunks(disk: &Disk, id: SegmentId, bytes: u64, chunks: Chunks) -> Self {
+    pub(super) fn with_chunks(disk: &Disk, id: SegmentId, bytes: u64, mut chunks: Chunks) -> Self {
         let (data_path, map_path) = (disk.paths.data(&id), disk.paths.map(&id));
-        Self { salt: Salt::new(&id, bytes), id, bytes, data_path, map_path, chunks: Mutex::new(chunks) }
+        chunks.kept = disk.pins.keep(&id);
+        let chunks = Mutex::new(chunks);
+        Self { salt: Salt::new(&id, bytes), id, bytes, data_path, map_path, chunks }
     }
 
     /// The table of chunks; to be held for a look or a step, never across a disk operation.

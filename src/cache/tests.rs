@@ -3,6 +3,7 @@
 mod eviction;
 mod faults;
 mod model;
+mod pins;
 mod recovery;
 
 use std::ops::Range;

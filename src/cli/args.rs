@@ -134,9 +134,13 @@ pub(super) enum Command {
     Pack(PackArgs),
     /// Own a cache directory as a service: serve its mounts until told to end.
     Daemon(DaemonArgs),
-    /// Look at the cache, or empty it.
+    /// Fetch an artifact, or parts of it, into the cache before anybody mounts it.
+    Warm(WarmArgs),
+    /// Look at the cache, empty it, or say what stays in it.
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// Have the process that serves the mounts replaced by another program, without a reader noticing.
+    Upgrade(UpgradeArgs),
     /// Check what is needed of this machine and, for a reference, of its registries.
     Doctor(DoctorArgs),
     /// Print the completions of a shell.
@@ -351,6 +355,14 @@ pub(super) struct PackArgs {
     pub(super) level: Option<u32>,
 }
 
+/// Arguments of `upgrade`.
+#[derive(Args, Debug)]
+pub(super) struct UpgradeArgs {
+    /// The program that is to serve [default: this one].
+    #[arg(long, env = "REFMOUNT_PROGRAM", value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
+    pub(super) program: Option<PathBuf>,
+}
+
 /// Arguments of `doctor`.
 #[derive(Args, Debug)]
 pub(super) struct DoctorArgs {
@@ -377,10 +389,81 @@ pub(super) struct DoctorArgs {
 /// The commands on the cache.
 #[derive(Debug, Subcommand)]
 pub(super) enum CacheCommand {
-    /// Show what the cache holds.
+    /// Show how full the cache is.
     Info(ListArgs),
+    /// List what the cache holds, by artifact.
+    Ls(ListArgs),
+    /// Keep an artifact, or parts of it, from being evicted: what is cached of it, and what will be.
+    Pin(PinArgs),
+    /// Take a pin back.
+    Unpin(UnpinArgs),
     /// Drop what no mount uses.
     Prune(PruneArgs),
+}
+
+/// Which artifact is fetched or pinned, and which parts of it.
+#[derive(Args, Debug)]
+pub(super) struct ArtifactArgs {
+    /// Only this directory or file of the artifact; may be given several times.
+    #[arg(long = "subpath", env = "REFMOUNT_SUBPATH", value_name = "PATH")]
+    pub(super) subpaths: Vec<String>,
+    /// When the registry is asked what the reference stands for.
+    #[arg(long, env = "REFMOUNT_PULL", value_name = "WHEN", default_value = "always")]
+    pub(super) pull: PullArg,
+    /// The bounds of the cache.
+    #[command(flatten)]
+    pub(super) limits: CacheLimitArgs,
+    /// How the registry is reached.
+    #[command(flatten)]
+    pub(super) source: SourceArgs,
+}
+
+/// Arguments of `warm`.
+#[derive(Args, Debug)]
+pub(super) struct WarmArgs {
+    /// What is fetched.
+    #[arg(value_name = "REF", required_unless_present_any = ["list", "cancel"])]
+    pub(super) reference: Option<String>,
+    /// Which parts of it.
+    #[command(flatten)]
+    pub(super) artifact: ArtifactArgs,
+    /// Stay until everything is there; otherwise only until it has begun.
+    #[arg(long, env = "REFMOUNT_WAIT", value_parser = FalseyValueParser::new())]
+    pub(super) wait: bool,
+    /// List what is being fetched, and what was lately.
+    #[arg(long, env = "REFMOUNT_LIST", value_parser = FalseyValueParser::new(), conflicts_with_all = ["reference", "cancel"])]
+    pub(super) list: bool,
+    /// End the one of this number. What it has fetched stays.
+    #[arg(long, env = "REFMOUNT_CANCEL", value_name = "ID", conflicts_with = "reference")]
+    pub(super) cancel: Option<u64>,
+    /// How the result looks.
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+/// Arguments of `cache pin`.
+#[derive(Args, Debug)]
+pub(super) struct PinArgs {
+    /// What stays.
+    #[arg(value_name = "REF")]
+    pub(super) reference: String,
+    /// Which parts of it.
+    #[command(flatten)]
+    pub(super) artifact: ArtifactArgs,
+    /// How the result looks.
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+/// Arguments of `cache unpin`.
+#[derive(Args, Debug)]
+pub(super) struct UnpinArgs {
+    /// By which reference it was pinned, or its digest.
+    #[arg(value_name = "REF|DIGEST")]
+    pub(super) reference: String,
+    /// How the result looks.
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 /// Arguments of `cache prune`.

@@ -1,4 +1,4 @@
-//! `cache info` and `cache prune`: through the owner if there is one, else directly.
+//! The commands on the cache: through the owner if there is one, else directly.
 
 use crate::base::{Error, ErrorKind, Result};
 use crate::cache::{Cache, CacheInfo, CachePaths, PruneReport};
@@ -10,7 +10,7 @@ use crate::daemon::server::prune_of;
 use super::args::{CacheCommand, CacheLimitArgs, GlobalArgs, OutputFormat};
 use super::exit::Failure;
 use super::output::{human, print, print_json, printable, table};
-use super::{log, settings};
+use super::{log, pins, settings};
 
 /// Runs one of the commands.
 ///
@@ -30,6 +30,9 @@ pub(super) async fn run(global: &GlobalArgs, command: &CacheCommand) -> Result<(
                 OutputFormat::Text => print(&info_text(&info)),
             }
         }
+        CacheCommand::Ls(arguments) => pins::list(global, arguments).await,
+        CacheCommand::Pin(arguments) => pins::pin(global, arguments).await,
+        CacheCommand::Unpin(arguments) => pins::unpin(global, arguments).await,
         CacheCommand::Prune(arguments) => {
             let request = PruneRequest { all: arguments.all };
             let report = match client(global)?.prune(request).await {
@@ -45,12 +48,12 @@ pub(super) async fn run(global: &GlobalArgs, command: &CacheCommand) -> Result<(
     }
 }
 
-fn client(global: &GlobalArgs) -> Result<Client> {
+pub(super) fn client(global: &GlobalArgs) -> Result<Client> {
     Client::new(&CachePaths::new(settings::cache_dir(global)?).control_socket())
 }
 
 /// The cache itself. Looking at one must not make one.
-fn open(global: &GlobalArgs) -> Result<std::sync::Arc<Cache>> {
+pub(super) fn open(global: &GlobalArgs) -> Result<std::sync::Arc<Cache>> {
     let settings = settings::cache(global, &CacheLimitArgs { cache_size: None, cache_min_free: None })?;
     // Every owner has left its lock there, whatever its version.
     if !CachePaths::new(&settings.directory).owner_lock().is_file() {

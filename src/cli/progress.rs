@@ -31,6 +31,13 @@ impl Progress {
         self.bar.set_message(name.to_owned());
     }
 
+    /// Of `total` bytes, `done` are done.
+    pub(super) fn set(&self, done: u64, total: u64) {
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+        self.advance(0);
+    }
+
     /// `bytes` more are done.
     pub(super) fn advance(&self, bytes: u64) {
         if self.bar.is_hidden() && crate::base::clock::now() > self.appears_at {

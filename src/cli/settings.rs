@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::cache::{CacheSettings, FreeSpaceFloor};
-use crate::daemon::api::WantedLimits;
+use crate::daemon::api::{ArtifactBody, WantedLimits};
 use crate::daemon::start::OwnerCommand;
-use crate::mount::{MountRequest, PrefetchPolicy, PullPolicy, VerifyPolicy};
+use crate::mount::{ArtifactRequest, MountRequest, PrefetchPolicy, PullPolicy, VerifyPolicy};
 use crate::oci::SourceRef;
 use crate::registry::{SourceOptions, default_auth_files};
 
 use super::args::{
-    CacheLimitArgs, GlobalArgs, LogFormat, MountArgs, PrefetchArg, PullArg, SourceArgs, VerifyArg,
+    ArtifactArgs, CacheLimitArgs, GlobalArgs, LogFormat, MountArgs, PrefetchArg, PullArg, SourceArgs,
+    VerifyArg,
 };
 use super::registry_files::RegistryFiles;
 use super::size::Floor;
@@ -113,6 +114,14 @@ pub(super) fn source(arguments: &SourceArgs) -> Result<SourceOptions> {
     })
 }
 
+/// How a source is reached when nothing was typed about it.
+///
+/// # Errors
+/// As [`source`].
+pub(super) fn usual_source() -> Result<SourceOptions> {
+    source(&SourceArgs { plain_http: false, authfile: None, registry_config: None, platform: None })
+}
+
 /// The reference, with a layout's path made absolute: the owner runs elsewhere.
 ///
 /// # Errors
@@ -142,6 +151,29 @@ fn scheme_error(scheme: &str, rest: &str) -> Error {
     )
 }
 
+/// The request to fetch or pin `reference_text`.
+///
+/// # Errors
+/// `Usage` for a bad reference or path.
+pub(super) fn artifact_body(reference_text: &str, arguments: &ArtifactArgs) -> Result<ArtifactBody> {
+    let request = ArtifactRequest {
+        reference: reference(reference_text)?.to_string(),
+        subpaths: arguments.subpaths.clone(),
+        platform: arguments.source.platform.clone(),
+        pull: pull(arguments.pull),
+        source: source(&arguments.source)?,
+    };
+    Ok(ArtifactBody { request, limits: wanted_limits(&arguments.limits) })
+}
+
+fn pull(typed: PullArg) -> PullPolicy {
+    match typed {
+        PullArg::Always => PullPolicy::Always,
+        PullArg::Missing => PullPolicy::Missing,
+        PullArg::Never => PullPolicy::Never,
+    }
+}
+
 /// The request for a mount on `target`, which is resolved.
 ///
 /// # Errors
@@ -152,11 +184,7 @@ pub(super) fn mount_request(arguments: &MountArgs, target: PathBuf) -> Result<Mo
         target,
         subpath: arguments.subpath.clone(),
         platform: arguments.source.platform.clone(),
-        pull: match arguments.pull {
-            PullArg::Always => PullPolicy::Always,
-            PullArg::Missing => PullPolicy::Missing,
-            PullArg::Never => PullPolicy::Never,
-        },
+        pull: pull(arguments.pull),
         verify: match arguments.verify {
             VerifyArg::OnComplete => VerifyPolicy::OnComplete,
             VerifyArg::BeforeRead => VerifyPolicy::BeforeRead,

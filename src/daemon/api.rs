@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Error, ErrorKind};
-use crate::cache::FreeSpaceFloor;
-use crate::mount::MountRequest;
+use crate::base::{Digest, Error, ErrorKind};
+use crate::cache::{FreeSpaceFloor, PinnedArtifact};
+use crate::mount::{ArtifactRequest, MountRequest, held};
 
 /// GET: [`OwnerInfo`].
 pub const VERSION: &str = "/v1/version";
@@ -24,6 +24,19 @@ pub const CACHE: &str = "/v1/cache";
 /// POST [`PruneRequest`]: what was dropped.
 pub const PRUNE: &str = "/v1/cache/prune";
 
+/// GET: [`crate::mount::CacheContent`].
+pub const CONTENT: &str = "/v1/cache/content";
+/// GET: a list of [`PinSummary`]. POST [`ArtifactBody`]: one. DELETE with [`ReferenceQuery`]: those that are gone.
+pub const PINS: &str = "/v1/cache/pins";
+/// GET: a list of [`crate::mount::WarmStatus`]. POST [`ArtifactBody`]: one. DELETE with [`WarmQuery`].
+pub const WARMS: &str = "/v1/warms";
+/// GET with [`WarmStatusQuery`]: [`crate::mount::WarmStatus`].
+pub const WARM_STATUS: &str = "/v1/warms/status";
+/// GET: [`Health`].
+pub const HEALTH: &str = "/v1/health";
+/// POST [`super::upgrade::UpgradeRequest`]: [`super::upgrade::UpgradeBegun`].
+pub const UPGRADE: &str = "/v1/upgrade";
+
 /// Bytes of a request. The largest is a mount request: two paths and a few file names.
 pub const REQUEST_BYTES_MAX: usize = 256 << 10;
 
@@ -36,6 +49,17 @@ pub const ENDED_WAIT: Duration = Duration::from_secs(20);
 
 /// How long an unmount may take before it is reported as failed.
 pub const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long it may take until an artifact is resolved and, for a pin, its archives are read for their entries: a
+/// compressed one is read from its start to its end, as long as that takes.
+#[must_use]
+pub fn artifact_timeout(request: &ArtifactRequest) -> Duration {
+    let source = &request.source;
+    (source.retry_budget + source.connect_timeout + source.inactivity_timeout) * 2 + READING_TIMEOUT
+}
+
+/// The part of it that first readings may take.
+const READING_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// How long a mount may take: everything that its source may retry, twice (index and manifest), the wait for the first
 /// bytes of its layers, and the system calls.
@@ -56,6 +80,12 @@ pub struct OwnerInfo {
     /// The process that serves for it.
     #[serde(default)]
     pub server_pid: Option<u32>,
+    /// How many processes that served for it have died.
+    #[serde(default)]
+    pub deaths: u64,
+    /// Why its program is not the one that was to follow the last one, if it is not: an upgrade that went wrong.
+    #[serde(default)]
+    pub went_back: Option<String>,
     /// The cache directory that it owns.
     pub cache_dir: PathBuf,
     /// The bound of its cache, in bytes.
@@ -105,6 +135,97 @@ pub struct MountBody {
 pub struct TargetQuery {
     /// The mount point, absolute.
     pub target: PathBuf,
+}
+
+/// Which artifact is to be fetched or pinned, and in what cache.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ArtifactBody {
+    /// The artifact.
+    #[serde(flatten)]
+    pub request: ArtifactRequest,
+    /// The bounds of the cache.
+    #[serde(flatten)]
+    pub limits: WantedLimits,
+}
+
+/// Which pins are meant.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ReferenceQuery {
+    /// The reference by which it was pinned, its digest, or both.
+    pub reference: String,
+}
+
+/// Which warming is meant.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct WarmQuery {
+    /// Its number.
+    pub id: u64,
+}
+
+/// Which warming is asked about.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct WarmStatusQuery {
+    /// Its number.
+    pub id: u64,
+    /// Whether its end is waited for, for half a second at most.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// An artifact that is pinned.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct PinSummary {
+    /// By which reference it was pinned.
+    pub reference: String,
+    /// What that stood for.
+    pub digest: Digest,
+    /// The parts of it; none: all.
+    pub subpaths: Vec<String>,
+    /// The bytes that stay in the cache once they are there.
+    pub bytes: u64,
+    /// Since when, in RFC 3339.
+    pub since: String,
+}
+
+impl PinSummary {
+    /// That of `pin`.
+    #[must_use]
+    pub fn of(pin: &PinnedArtifact) -> Self {
+        Self {
+            reference: pin.reference.clone(),
+            digest: pin.digest.clone(),
+            subpaths: pin.subpaths.clone(),
+            bytes: pin.bytes(),
+            since: held::rfc3339(Duration::from_secs(pin.since)),
+        }
+    }
+}
+
+/// How the owner is.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Health {
+    /// In one word.
+    pub status: HealthStatus,
+    /// Why the cache takes nothing, if it does not.
+    pub cache: Option<String>,
+    /// Mounts that are being served.
+    pub mounts: u64,
+    /// Those of them whose files are not all known and never will be.
+    pub mounts_failed: u64,
+    /// How many processes that served have died.
+    pub deaths: u64,
+    /// Why an upgrade was taken back, if it was.
+    pub went_back: Option<String>,
+}
+
+/// See [`Health`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthStatus {
+    /// Nothing is wrong.
+    Ok,
+    /// Something is, and the fields beside say what.
+    Degraded,
 }
 
 /// Whether a mount is gone.

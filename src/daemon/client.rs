@@ -12,16 +12,23 @@ use serde::de::DeserializeOwned;
 
 use crate::base::{Error, ErrorKind, Result};
 use crate::cache::{CacheInfo, PruneReport};
-use crate::mount::{MountRequest, MountStatus, MountSummary};
+use crate::mount::{CacheContent, MountRequest, MountStatus, MountSummary, WarmStatus};
 
-use super::api::{self, Ended, ErrorBody, MountBody, OwnerInfo, PruneRequest, TargetQuery, WantedLimits};
+use super::api::{
+    self, ArtifactBody, Ended, ErrorBody, Health, MountBody, OwnerInfo, PinSummary, PruneRequest,
+    ReferenceQuery, TargetQuery, WantedLimits, WarmQuery, WarmStatusQuery,
+};
 use super::persisted::Pending;
+use super::upgrade::{UpgradeBegun, UpgradeRequest};
 
 /// How long a request that only looks something up may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long dropping the content of a cache may take: a terabyte is a million chunks to give back.
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long it may take until it is clear whether an upgrade begins: the new program is asked what it is.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Processes that take a request and die with it, one after the other, before it is given up.
 const SERVERS_MAX: u32 = 5;
@@ -189,6 +196,90 @@ impl Client {
     /// See [`Unanswered`].
     pub async fn prune(&self, request: PruneRequest) -> Result<PruneReport, Unanswered> {
         self.json(self.request(Method::POST, api::PRUNE, PRUNE_TIMEOUT).json(&request)).await
+    }
+
+    /// How the owner is.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    pub async fn health(&self) -> Result<Health, Unanswered> {
+        self.json(self.request(Method::GET, api::HEALTH, LOOK_TIMEOUT)).await
+    }
+
+    /// What the cache holds, by artifact.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    pub async fn cache_content(&self) -> Result<CacheContent, Unanswered> {
+        self.json(self.request(Method::GET, api::CONTENT, LOOK_TIMEOUT)).await
+    }
+
+    /// What is pinned.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    pub async fn pins(&self) -> Result<Vec<PinSummary>, Unanswered> {
+        self.json(self.request(Method::GET, api::PINS, LOOK_TIMEOUT)).await
+    }
+
+    /// Pins an artifact.
+    ///
+    /// # Errors
+    /// See [`Unanswered`]; those of [`crate::mount::pin`].
+    pub async fn pin(&self, body: &ArtifactBody) -> Result<PinSummary, Unanswered> {
+        let limit = api::artifact_timeout(&body.request) + MARGIN;
+        self.json(self.request(Method::POST, api::PINS, limit).json(body)).await
+    }
+
+    /// Takes the pins of an artifact back, and returns them.
+    ///
+    /// # Errors
+    /// See [`Unanswered`]; `NotFound`.
+    pub async fn unpin(&self, query: &ReferenceQuery) -> Result<Vec<PinSummary>, Unanswered> {
+        self.json(self.request(Method::DELETE, api::PINS, LOOK_TIMEOUT).query(query)).await
+    }
+
+    /// Begins to fetch an artifact, or finds that this goes on.
+    ///
+    /// # Errors
+    /// See [`Unanswered`]; those of [`crate::mount::Warming::begin`].
+    pub async fn warm(&self, body: &ArtifactBody) -> Result<WarmStatus, Unanswered> {
+        let limit = api::artifact_timeout(&body.request) + MARGIN;
+        self.json(self.request(Method::POST, api::WARMS, limit).json(body)).await
+    }
+
+    /// What is being fetched, and what was lately.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    pub async fn warms(&self) -> Result<Vec<WarmStatus>, Unanswered> {
+        self.json(self.request(Method::GET, api::WARMS, LOOK_TIMEOUT)).await
+    }
+
+    /// How far a warming is.
+    ///
+    /// # Errors
+    /// See [`Unanswered`]; `NotFound`.
+    pub async fn warm_status(&self, query: &WarmStatusQuery) -> Result<WarmStatus, Unanswered> {
+        self.json(self.request(Method::GET, api::WARM_STATUS, LOOK_TIMEOUT).query(query)).await
+    }
+
+    /// Ends a warming.
+    ///
+    /// # Errors
+    /// See [`Unanswered`]; `NotFound`.
+    pub async fn cancel_warm(&self, query: &WarmQuery) -> Result<(), Unanswered> {
+        self.send(self.request(Method::DELETE, api::WARMS, LOOK_TIMEOUT).query(query)).await.map(drop)
+    }
+
+    /// Has the process that serves replaced by another program. Sent once: the answer comes from the one that leaves.
+    ///
+    /// # Errors
+    /// See [`Unanswered`]; those of [`super::upgrade::begin`].
+    pub async fn upgrade(&self, request: &UpgradeRequest) -> Result<UpgradeBegun, Unanswered> {
+        let request = self.request(Method::POST, api::UPGRADE, UPGRADE_TIMEOUT).json(request);
+        let bytes = self.send_once(request).await.map_err(Broken::into_unanswered)?;
+        serde_json::from_slice(&bytes).map_err(|error| Unanswered::Failed(self.nonsense(&error)))
     }
 
     fn request(&self, method: Method, path: &str, limit: Duration) -> RequestBuilder {

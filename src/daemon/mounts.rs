@@ -115,6 +115,8 @@ struct State {
     /// Unmounted, but still read from; by number.
     lingering: HashMap<u64, Slot>,
     next_number: u64,
+    /// What else keeps the owner alive.
+    holds: usize,
     closed: bool,
 }
 
@@ -131,12 +133,16 @@ pub enum Answer {
 pub struct Mounts {
     mounter: Arc<dyn Mounter>,
     state: Mutex<State>,
-    /// How many mounts there are, lingering ones too. Touched at every change of the slots.
+    /// How many mounts there are, lingering ones too, and other work. Touched at every change of the slots.
     count: watch::Sender<usize>,
 }
 
 impl State {
     fn count(&self) -> usize {
+        self.mount_count() + self.holds
+    }
+
+    fn mount_count(&self) -> usize {
         self.slots.len() + self.lingering.len()
     }
 
@@ -159,10 +165,16 @@ impl Mounts {
         Arc::new(Self { mounter, state: Mutex::default(), count: watch::Sender::new(0) })
     }
 
-    /// The number of mounts, and its changes.
+    /// The number of mounts and of what else keeps the owner alive, and its changes.
     #[must_use]
     pub fn count(&self) -> watch::Receiver<usize> {
         self.count.subscribe()
+    }
+
+    /// The number of mounts alone, without what else keeps the owner alive.
+    #[must_use]
+    pub fn mount_count(&self) -> usize {
+        self.state().mount_count()
     }
 
     /// Mounts, or finds that it is mounted.
@@ -340,6 +352,20 @@ impl Mounts {
         })
     }
 
+    /// Keeps the owner alive as a mount does, for as long as it lives; nothing once no more mounts are taken.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>) -> Option<Hold> {
+        let mut state = self.state();
+        if state.closed {
+            return None;
+        }
+        // There has been something to do.
+        state.next_number += 1;
+        state.holds += 1;
+        self.count.send_replace(state.count());
+        Some(Hold(Arc::clone(self)))
+    }
+
     /// Waits at most `limit` for the end of the mount on `target`; says whether it is gone.
     pub async fn ended(&self, target: &Path, limit: Duration) -> bool {
         let number = || self.state().slots.get(target).map(|slot| slot.number);
@@ -415,6 +441,18 @@ impl Mounts {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// See [`Mounts::hold`].
+#[derive(Debug)]
+pub struct Hold(Arc<Mounts>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.holds -= 1;
+        self.0.count.send_replace(state.count());
     }
 }
 

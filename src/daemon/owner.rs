@@ -31,6 +31,7 @@ use super::api::OwnerInfo;
 use super::mounts::{Mount, Mounter, Mounts};
 use super::persisted::{Recording, Records};
 use super::server::{self, ControlListener, Served};
+use super::warms::Warms;
 
 /// How long an owner waits for its first mount. Whoever started it is about to ask.
 const FIRST_MOUNT_GRACE: Duration = Duration::from_secs(10);
@@ -67,11 +68,10 @@ const MOUNT_NAME: &str = "mount-";
 
 impl KernelMounter {
     /// `inherited`: what is kept under other names already.
-    fn new(cache: Arc<Cache>, keeper: Option<Arc<Keeper>>, inherited: &Inherited) -> Self {
+    fn new(layers: Arc<Layers>, keeper: Option<Arc<Keeper>>, inherited: &Inherited) -> Self {
         let numbers = inherited.kept.keys().filter_map(|name| name.strip_prefix(MOUNT_NAME)?.parse().ok());
         let next_number = AtomicU64::new(numbers.max().map_or(0, |number: u64| number + 1));
-        let fetcher = Fetcher::new(cache, Handle::current());
-        Self { layers: Layers::new(fetcher, Handle::current()), keeper, next_number }
+        Self { layers, keeper, next_number }
     }
 
     fn kept_as(&self) -> Option<KeptAs> {
@@ -162,10 +162,12 @@ impl Owner {
     pub fn start(settings: CacheSettings) -> Result<Self> {
         raise_descriptor_limit();
         let cache = Cache::open(settings.clone())?;
-        let mounter = KernelMounter::new(Arc::clone(&cache), None, &Inherited::default());
+        let layers = layers(&cache);
+        let mounter = KernelMounter::new(Arc::clone(&layers), None, &Inherited::default());
         let mounts = Mounts::new(Arc::new(mounter));
+        let warms = Warms::new(layers, Arc::clone(&mounts), None);
         let begin = std::future::ready(());
-        Self::start_with(settings, cache, mounts, None, std::process::id(), None, begin)
+        Self::start_with(settings, mounts, warms, None, HeldAs::alone(), None, begin)
     }
 
     /// As [`Self::start`], for a process that `keeper` holds for: goes on with what the process before this one has
@@ -189,19 +191,24 @@ impl Owner {
         let (lock, socket) = (take(LOCK), take(SOCKET));
         let cache = Cache::open_held(settings.clone(), HeldBy { pid: inherited.holder, lock })?;
         keeper.keep(LOCK, &[cache.lock()?.as_fd()])?;
-        let mounter = KernelMounter::new(Arc::clone(&cache), Some(Arc::clone(&keeper)), &inherited);
+        let layers = layers(&cache);
+        let mounter = KernelMounter::new(Arc::clone(&layers), Some(Arc::clone(&keeper)), &inherited);
         let mut mounter: Arc<dyn Mounter> = Arc::new(mounter);
         let mut running = None;
         if let Some(service) = service {
             let records = Records::open(&cache.paths().mounts())?;
             mounter = Recording::new(mounter, Arc::clone(&records));
-            running = Some(service::Running { service, records, keeper: Arc::clone(&keeper) });
+            let is_on_trial = inherited.is_on_trial;
+            running = Some(service::Running { service, records, keeper: Arc::clone(&keeper), is_on_trial });
         }
         let listener = match socket {
             Some(socket) if cache.paths().control_socket().exists() => ControlListener::inherited(socket)?,
             _ => server::bind(cache.paths().control_socket().as_path())?,
         };
         keeper.keep(SOCKET, &[listener.as_fd()])?;
+        if let Some(why) = &inherited.went_back {
+            tracing::error!("{why}; going on with the program that served before");
+        }
         if let Some(died) = &inherited.died {
             let deaths = inherited.deaths;
             tracing::error!(
@@ -209,8 +216,16 @@ impl Owner {
                 "the process before this one is gone: {died}; going on with what it has left"
             );
         }
-        let pid = inherited.holder;
+        let held_as = HeldAs {
+            pid: inherited.holder,
+            keeper: Some(Arc::clone(&keeper)),
+            deaths: inherited.deaths,
+            went_back: inherited.went_back.take(),
+        };
+        let is_on_trial = inherited.is_on_trial;
         let mounts = Mounts::new(mounter);
+        let warms = Warms::new(layers, Arc::clone(&mounts), Some(Arc::clone(&keeper)));
+        warms.resume(&mut inherited);
         for (name, descriptors) in inherited.kept {
             match LeftBehind::read(&name, descriptors) {
                 Ok(left) => mounts.resume(left),
@@ -220,35 +235,43 @@ impl Owner {
                 }
             }
         }
-        leave_when_told(Arc::clone(&keeper), Arc::clone(&cache));
+        leave_when_told(Arc::clone(&keeper), cache);
         let resumed = Arc::clone(&mounts);
         let begin = async move {
             // Whoever asks wants to hear of those too.
             if timeout(RESUME_LIMIT, resumed.settled()).await.is_err() {
                 tracing::warn!("some mounts that were taken over do not answer yet");
             }
-            if let Err(error) = keeper.ready() {
-                tracing::warn!("{}", error.chain());
+            match keeper.ready() {
+                Ok(()) => {}
+                Err(error) if is_on_trial => {
+                    tracing::error!("leaving to the program that served before: {}", error.chain());
+                    std::process::exit(FAILED_TRIAL);
+                }
+                Err(error) => tracing::warn!("{}", error.chain()),
             }
         };
-        Self::start_with(settings, cache, mounts, Some(listener), pid, running, begin)
+        Self::start_with(settings, mounts, warms, Some(listener), held_as, running, begin)
     }
 
-    /// Answers on `listener`, or on a new one, once `begin` is done. `pid` is the owner's process for others.
+    /// Answers on `listener`, or on a new one, once `begin` is done.
     fn start_with(
         settings: CacheSettings,
-        cache: Arc<Cache>,
         mounts: Arc<Mounts>,
+        warms: Arc<Warms>,
         listener: Option<ControlListener>,
-        pid: u32,
+        held_as: HeldAs,
         service: Option<service::Running>,
         begin: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Self> {
         let signals = Signals::new()?;
+        let cache = Arc::clone(warms.layers().fetcher().cache());
         let info = OwnerInfo {
             version: env!("CARGO_PKG_VERSION").into(),
-            pid,
+            pid: held_as.pid,
             server_pid: Some(std::process::id()),
+            deaths: held_as.deaths,
+            went_back: held_as.went_back,
             cache_dir: settings.directory.clone(),
             cache_bytes_max: settings.bytes_max,
             cache_free_space_min: Some(settings.free_space_min),
@@ -256,7 +279,14 @@ impl Owner {
         let socket = cache.paths().control_socket().to_owned();
         let listener = listener.map_or_else(|| server::bind(&socket), Ok)?;
         let records = service.as_ref().map(|service| Arc::clone(&service.records));
-        let served = Served { mounts: Arc::clone(&mounts), cache: Arc::clone(&cache), info, records };
+        let served = Served {
+            mounts: Arc::clone(&mounts),
+            warms,
+            cache: Arc::clone(&cache),
+            keeper: held_as.keeper,
+            info,
+            records,
+        };
         let (stop_server, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(async move {
             let stopped = async move {
@@ -351,6 +381,33 @@ impl Owner {
         }
     }
 }
+
+/// What brings bytes into `cache`, for mounts and without.
+fn layers(cache: &Arc<Cache>) -> Arc<Layers> {
+    Layers::new(Fetcher::new(Arc::clone(cache), Handle::current()), Handle::current())
+}
+
+/// What this process is to whoever started it.
+#[derive(Debug)]
+struct HeldAs {
+    /// The owner's process for others.
+    pid: u32,
+    keeper: Option<Arc<Keeper>>,
+    /// How many processes before this one have died.
+    deaths: u64,
+    /// Why this is not the program that was to follow the last one, if it is not.
+    went_back: Option<String>,
+}
+
+impl HeldAs {
+    /// Nobody holds for it.
+    fn alone() -> Self {
+        Self { pid: std::process::id(), keeper: None, deaths: 0, went_back: None }
+    }
+}
+
+/// The status of a program on trial that cannot go on with everything.
+const FAILED_TRIAL: i32 = 1;
 
 /// How long whoever asks waits for mounts that are being taken over. Each takes some milliseconds, unless a layer of it has
 /// to be read again.

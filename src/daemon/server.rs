@@ -12,17 +12,24 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::cache::{Cache, Prune};
+use crate::keeper::Keeper;
 
-use super::api::{self, Ended, ErrorBody, MountBody, OwnerInfo, PruneRequest, TargetQuery};
+use super::api::{
+    self, Ended, ErrorBody, Health, HealthStatus, MountBody, OwnerInfo, PruneRequest, TargetQuery,
+    WantedLimits,
+};
+use super::content;
 use super::mounts::{Answer, Mounts};
 use super::persisted::{Pending, Records};
+use super::upgrade::{self, UpgradeBegun, UpgradeRequest};
+use super::warms::Warms;
 
 /// Bytes of a path to a Unix socket: `sun_path` without its closing NUL (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -32,8 +39,12 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub struct Served {
     /// The mounts.
     pub mounts: Arc<Mounts>,
+    /// What is brought into the cache without a mount.
+    pub warms: Arc<Warms>,
     /// The cache.
     pub cache: Arc<Cache>,
+    /// Who holds for this process, if anybody does.
+    pub keeper: Option<Arc<Keeper>>,
     /// Who answers.
     pub info: OwnerInfo,
     /// What is mounted again when the owner is started anew, if it is.
@@ -130,24 +141,63 @@ fn may_connect(peer_uid: u32, owner_uid: u32) -> bool {
     peer_uid == owner_uid || peer_uid == 0
 }
 
-/// The requests that are understood.
+/// A request that is understood.
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    answer: MethodRouter<Served>,
+}
+
+impl Route {
+    fn new(method: &'static str, path: &'static str, answer: MethodRouter<Served>) -> Self {
+        Self { method, path, answer }
+    }
+}
+
+fn known_routes() -> Vec<Route> {
+    vec![
+        Route::new("get", api::VERSION, get(version)),
+        Route::new("get", api::HEALTH, get(health)),
+        Route::new("get", api::MOUNTS, get(list)),
+        Route::new("post", api::MOUNTS, post(mount)),
+        Route::new("delete", api::MOUNTS, delete(unmount)),
+        Route::new("get", api::STATUS, get(status)),
+        Route::new("get", api::ENDED, get(ended)),
+        Route::new("get", api::PENDING, get(pending)),
+        Route::new("get", api::WARMS, get(content::warms)),
+        Route::new("post", api::WARMS, post(content::warm)),
+        Route::new("delete", api::WARMS, delete(content::cancel)),
+        Route::new("get", api::WARM_STATUS, get(content::warm_status)),
+        Route::new("get", api::CACHE, get(cache_info)),
+        Route::new("get", api::CONTENT, get(content::list)),
+        Route::new("post", api::PRUNE, post(cache_prune)),
+        Route::new("get", api::PINS, get(content::pins)),
+        Route::new("post", api::PINS, post(content::pin)),
+        Route::new("delete", api::PINS, delete(content::unpin)),
+        Route::new("post", api::UPGRADE, post(begin_upgrade)),
+    ]
+}
+
+/// The methods and paths of all requests, as docs/api/openapi.json has them.
+#[must_use]
+pub fn routes() -> Vec<(&'static str, &'static str)> {
+    known_routes().iter().map(|route| (route.method, route.path)).collect()
+}
+
+/// Answers the requests that are understood.
 pub fn router(served: Served) -> axum::Router {
-    axum::Router::new()
-        .route(api::VERSION, get(version))
-        .route(api::MOUNTS, get(list).post(mount).delete(unmount))
-        .route(api::STATUS, get(status))
-        .route(api::ENDED, get(ended))
-        .route(api::PENDING, get(pending))
-        .route(api::CACHE, get(cache_info))
-        .route(api::PRUNE, post(cache_prune))
+    let add = |router: axum::Router<Served>, route: Route| router.route(route.path, route.answer);
+    known_routes()
+        .into_iter()
+        .fold(axum::Router::new(), add)
         .fallback(unknown)
-        .method_not_allowed_fallback(unknown)
+        .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(api::REQUEST_BYTES_MAX))
         .with_state(served)
 }
 
 /// An error as an answer.
-struct Refusal(Error);
+pub(super) struct Refusal(Error);
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
@@ -176,17 +226,60 @@ impl IntoResponse for Refusal {
 }
 
 /// A JSON body, or why it is none; refused as JSON too.
-type Body<T> = Result<Json<T>, JsonRejection>;
+pub(super) type Body<T> = Result<Json<T>, JsonRejection>;
 
 /// A query, or why it is none; refused as JSON too.
-type Asked<T> = Result<Query<T>, QueryRejection>;
+pub(super) type Asked<T> = Result<Query<T>, QueryRejection>;
 
-async fn unknown() -> Refusal {
+async fn unknown(method: Method, uri: Uri) -> Response {
+    refused(StatusCode::NOT_FOUND, &format!("{method} {}", uri.path()))
+}
+
+async fn not_allowed(method: Method, uri: Uri) -> Response {
+    refused(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} {}", uri.path()))
+}
+
+/// For a client that is newer than this program, it is not its arguments that are wrong.
+fn refused(status: StatusCode, what: &str) -> Response {
     let version = env!("CARGO_PKG_VERSION");
-    Refusal(Error::new(
+    let error = Error::new(
         ErrorKind::Unsupported,
-        format!("the owner of the cache (refmount {version}) does not know this request"),
-    ))
+        format!("the owner of the cache (refmount {version}) does not know the request {what}"),
+    );
+    (status, Json(ErrorBody::from(&error))).into_response()
+}
+
+/// The answer of an owner that takes nothing more.
+pub(super) fn ending() -> Response {
+    let ending = Error::new(ErrorKind::Unavailable, "this owner is ending; ask again");
+    (StatusCode::GONE, Json(ErrorBody::from(&ending))).into_response()
+}
+
+impl Served {
+    /// Kept alive by nothing but its grace, this owner gives way to one with the bounds that are asked for. A service has
+    /// no grace: it stays, and keeps its own.
+    pub(super) fn give_way(&self, limits: &WantedLimits) {
+        if self.records.is_none() && !self.info.keeps_to(limits) {
+            self.mounts.close_if_done();
+        }
+    }
+}
+
+async fn health(State(served): State<Served>) -> Result<Json<Health>, Refusal> {
+    let mounts = served.mounts.list();
+    let cache = Arc::clone(&served.cache);
+    let degraded = on_disk(move || cache.degraded()).await?;
+    let mounts_failed = mounts.iter().filter(|mount| mount.failed.is_some()).count() as u64;
+    let OwnerInfo { deaths, went_back, .. } = served.info;
+    let is_well = degraded.is_none() && mounts_failed == 0 && went_back.is_none();
+    Ok(Json(Health {
+        status: if is_well { HealthStatus::Ok } else { HealthStatus::Degraded },
+        cache: degraded,
+        mounts: mounts.len() as u64,
+        mounts_failed,
+        deaths,
+        went_back,
+    }))
 }
 
 async fn version(State(served): State<Served>) -> Json<OwnerInfo> {
@@ -200,16 +293,10 @@ async fn list(State(served): State<Served>) -> Response {
 async fn mount(State(served): State<Served>, body: Body<MountBody>) -> Result<Response, Refusal> {
     let Json(MountBody { request, limits }) = body?;
     require_absolute(&request.target)?;
-    if !served.info.keeps_to(&limits) {
-        // Kept alive by nothing but its grace, it gives way to an owner with the bounds that are asked for.
-        served.mounts.close_if_done();
-    }
+    served.give_way(&limits);
     Ok(match served.mounts.mount(request).await? {
         Answer::Mounted(summary) => Json(summary).into_response(),
-        Answer::Ending => {
-            let ending = Error::new(ErrorKind::Unavailable, "this owner is ending; ask again");
-            (StatusCode::GONE, Json(ErrorBody::from(&ending))).into_response()
-        }
+        Answer::Ending => ending(),
     })
 }
 
@@ -255,6 +342,15 @@ async fn cache_prune(State(served): State<Served>, body: Body<PruneRequest>) -> 
     Ok(Json(report).into_response())
 }
 
+async fn begin_upgrade(
+    State(served): State<Served>,
+    body: Body<UpgradeRequest>,
+) -> Result<(StatusCode, Json<UpgradeBegun>), Refusal> {
+    let Json(request) = body?;
+    let begun = upgrade::begin(served.keeper.as_ref(), request).await?;
+    Ok((StatusCode::ACCEPTED, Json(begun)))
+}
+
 /// What the cache is told to drop.
 #[must_use]
 pub fn prune_of(request: PruneRequest) -> Prune {
@@ -262,7 +358,7 @@ pub fn prune_of(request: PruneRequest) -> Prune {
 }
 
 /// Runs what may wait for the disk, where that holds up nobody else.
-async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(super) async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
         Error::with_source(ErrorKind::Io, "the request was given up inside the owner", error)
     })

@@ -77,13 +77,26 @@ pub async fn mount(
     limits: WantedLimits,
     command: &OwnerCommand,
 ) -> Result<(Client, MountSummary)> {
+    let ask = async |client: &Client| ask(client, request, limits).await;
+    with_owner(cache_dir, command, ask).await
+}
+
+/// Has `ask` ask the owner of `cache_dir`, and starts an owner if there is none, until one has answered.
+///
+/// # Errors
+/// What the owner answered; what an owner that could not start said.
+pub async fn with_owner<T>(
+    cache_dir: &Path,
+    command: &OwnerCommand,
+    ask: impl AsyncFn(&Client) -> Result<T, Unanswered>,
+) -> Result<(Client, T)> {
     let client = Client::new(&CachePaths::new(cache_dir).control_socket())?;
     let deadline = clock::now() + START_LIMIT;
     let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
     let mut child: Option<Child> = None;
     loop {
-        let unanswered = match ask(&client, request, limits).await {
-            Ok(summary) => return Ok((client, summary)),
+        let unanswered = match ask(&client).await {
+            Ok(answer) => return Ok((client, answer)),
             Err(Unanswered::Failed(error)) => return Err(error),
             Err(Unanswered::NoOwner(error)) => error,
         };

@@ -8,6 +8,7 @@
 //! | any      | given up | it has died [`DEATHS_MAX`] times with hardly a pause; every request is EIO   |
 //! | given up | starting | SIGHUP                                                                      |
 //! | serving  | starting | SIGHUP, or the server leaves: everything is handed over to the next one      |
+//! | starting | starting | another program than served before does not come to serve: back to that one |
 //! | any      | ended    | the server ends because it was told to, or has nothing left to serve        |
 //!
 //! Of a service, the server may leave everything as it was when it was told to end: the service manager has it all
@@ -19,7 +20,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -30,10 +31,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
 
-use crate::base::{Result, ResultExt as _, clock};
+use crate::base::{Error, Result, ResultExt as _, clock};
 
 use super::devices::Refused;
 use super::manager::Manager;
+use super::programs::{Program, Programs};
 use super::{HANDED_OVER, Message, SERVER, receive, send};
 
 /// Deaths in a row after which the holder gives up. With the pauses between them, some 20 seconds.
@@ -55,6 +57,17 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// How long a server may take to leave everything to the next one before it is killed.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long another program than served before may take until it serves. It may have large maps to read, and mounts to
+/// bring up; meanwhile readers wait.
+const TRIAL_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often the service manager hears meanwhile that there is life: from the holder, for the server before it, which did
+/// so, is gone, and this one may never come to it. A service that is killed for that would not go back.
+const TRIAL_SIGN_OF_LIFE: Duration = Duration::from_secs(2);
+
+/// Deaths by SIGKILL, one after the other, that are held against such a program: a first one may be anybody's doing.
+const TRIAL_KILLS_MAX: u32 = 3;
 
 /// The status of a holder that cannot do its work.
 const FAILED: u8 = 1;
@@ -81,12 +94,24 @@ pub fn hold(servers: Servers, given_up: impl Fn(Option<&str>)) -> Result<u8> {
     let kept = manager.as_mut().map(Manager::take_stored).unwrap_or_default();
     raise_descriptor_limit();
     let signals = Signals::listen().context(|| "cannot listen to signals")?;
-    let mut holder = Holder { servers, kept, manager, signals, state: State::default(), given_up: &given_up };
+    let Servers { program, arguments, is_service } = servers;
+    let mut holder = Holder {
+        programs: Programs::new(program),
+        arguments,
+        is_service,
+        kept,
+        manager,
+        signals,
+        state: State::default(),
+        given_up: &given_up,
+    };
     holder.run()
 }
 
 struct Holder<'a> {
-    servers: Servers,
+    programs: Programs,
+    arguments: Vec<OsString>,
+    is_service: bool,
     kept: BTreeMap<String, Vec<OwnedFd>>,
     manager: Option<Manager>,
     signals: Signals,
@@ -109,9 +134,12 @@ struct State {
 struct Server {
     child: Child,
     socket: OwnedFd,
+    program: Program,
     serving_since: Option<Instant>,
     /// By when it must have left.
     leaves_by: Option<Instant>,
+    /// By when it must serve.
+    serves_by: Option<Instant>,
     /// Whether it was told to end, and everything with it.
     is_ending: bool,
 }
@@ -119,53 +147,105 @@ struct Server {
 impl Holder<'_> {
     fn run(&mut self) -> Result<u8> {
         loop {
-            let mut server = self.start()?;
+            let program = self.programs.next();
+            let mut server = match self.start(program) {
+                Ok(server) => server,
+                Err((_, error)) if !self.state.has_served => return Err(error),
+                Err((program, error)) => {
+                    if program.is_on_trial {
+                        self.programs.go_back(&program, &error.chain());
+                    } else {
+                        self.note_death(None, error.chain());
+                        if !self.goes_on() {
+                            return Ok(FAILED);
+                        }
+                    }
+                    continue;
+                }
+            };
             while self.step(&mut server) {}
             let status = server.child.wait().context(|| "cannot wait for the server")?;
             if server.is_ending && status.code() == Some(i32::from(HANDED_OVER)) {
                 // The service manager has everything.
                 return Ok(0);
             }
-            if server.is_ending || self.is_end(status) {
-                // There is nothing to go on with then: even the socket is gone. What a server that failed had not yet
-                // taken over is there for the next attempt.
-                if let Some(manager) = &mut self.manager
-                    && status.success()
-                {
-                    manager.remove_all();
-                }
-                return Ok(shown_status(status));
+            if server.is_ending {
+                return Ok(self.ended(status));
+            }
+            if self.is_failed_trial(&server, status) {
+                self.programs.go_back(&server.program, &shown_end(status, &server));
+                continue;
+            }
+            if self.is_end(status) {
+                return Ok(self.ended(status));
             }
             if !self.is_handed_over(&server, status) {
-                self.note_death(&server, status);
-                let deaths_max = if self.state.was_killed { KILLS_MAX } else { DEATHS_MAX };
-                if self.state.deaths_in_a_row >= deaths_max && !self.give_up() {
-                    return Ok(FAILED);
-                }
-                if !self.pause() {
+                self.state.was_killed = status.signal() == Some(Signal::KILL.as_raw());
+                self.note_death(server.serving_since, shown_end(status, &server));
+                if !self.goes_on() {
                     return Ok(FAILED);
                 }
             }
         }
     }
 
-    fn start(&self) -> Result<Server> {
-        let cannot = || format!("cannot start {}", self.servers.program.display());
+    /// The status of a holder whose last server has ended everything with this one.
+    fn ended(&mut self, status: ExitStatus) -> u8 {
+        // There is nothing to go on with then: even the socket is gone. What a server that failed had not yet taken over
+        // is there for the next attempt.
+        if let Some(manager) = &mut self.manager
+            && status.success()
+        {
+            manager.remove_all();
+        }
+        shown_status(status)
+    }
+
+    /// Whether there is to be another server after a death; returns when it is time for it.
+    fn goes_on(&mut self) -> bool {
+        let deaths_max = if self.state.was_killed { KILLS_MAX } else { DEATHS_MAX };
+        if self.state.deaths_in_a_row >= deaths_max && !self.give_up() {
+            return false;
+        }
+        self.pause()
+    }
+
+    fn start(&self, program: Program) -> Result<Server, (Program, Error)> {
+        match self.spawn(&program) {
+            Err(error) => Err((program, error)),
+            Ok((child, socket)) => {
+                let serves_by = program.is_on_trial.then(|| clock::now() + TRIAL_LIMIT);
+                let server = Server {
+                    child,
+                    socket,
+                    program,
+                    serving_since: None,
+                    leaves_by: None,
+                    serves_by,
+                    is_ending: false,
+                };
+                // A server that dies at once is no failure of ours.
+                let _ = self.hand_over_to(&server);
+                Ok(server)
+            }
+        }
+    }
+
+    fn spawn(&self, program: &Program) -> Result<(Child, OwnedFd)> {
+        let cannot = || format!("cannot start {}", program.path.display());
         let (socket, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(io::Error::from)
                 .context(cannot)?;
-        let child = Command::new(&self.servers.program)
+        let child = Command::new(program.path_to_run())
+            .arg0(&program.path)
             .arg(SERVER)
-            .args(&self.servers.arguments)
+            .args(&self.arguments)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .spawn()
             .context(cannot)?;
-        let server = Server { child, socket, serving_since: None, leaves_by: None, is_ending: false };
-        // A server that dies at once is no failure of ours.
-        let _ = self.hand_over_to(&server);
-        Ok(server)
+        Ok((child, socket))
     }
 
     fn hand_over_to(&self, server: &Server) -> io::Result<()> {
@@ -174,19 +254,28 @@ impl Holder<'_> {
             let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
             send(socket, &Message::Keep { name: name.clone() }, &descriptors)?;
         }
-        send(socket, &Message::All { died: self.state.died.clone(), deaths: self.state.deaths }, &[])
+        let all = Message::All {
+            died: self.state.died.clone(),
+            deaths: self.state.deaths,
+            is_on_trial: server.program.is_on_trial,
+            went_back: self.programs.failure().map(str::to_owned),
+        };
+        send(socket, &all, &[])
     }
 
     /// Waits for the server or a signal and does what is to be done; `false`: the server is gone.
     fn step(&mut self, server: &mut Server) -> bool {
-        let wait = server.leaves_by.map(|by| by.saturating_duration_since(clock::now()));
+        let by = [server.leaves_by, server.serves_by].into_iter().flatten().min();
+        let mut wait = by.map(|by| by.saturating_duration_since(clock::now()));
         if wait.is_some_and(|wait| wait.is_zero()) {
             let _ = server.child.kill();
+            wait = None;
         }
-        let (from_server, from_signals) = wait_for(
-            &[server.socket.as_fd(), self.signals.pipe.as_fd()],
-            wait.filter(|wait| !wait.is_zero()),
-        );
+        if let (Some(manager), Some(_)) = (&self.manager, server.serves_by) {
+            manager.tell("WATCHDOG=1");
+            wait = wait.map(|wait| wait.min(TRIAL_SIGN_OF_LIFE));
+        }
+        let (from_server, from_signals) = wait_for(&[server.socket.as_fd(), self.signals.pipe.as_fd()], wait);
         if from_signals && let Some(told) = self.signals.take() {
             self.signalled(told, server);
         }
@@ -218,27 +307,31 @@ impl Holder<'_> {
             }
             Message::Ready => {
                 server.serving_since = Some(clock::now());
+                server.serves_by = None;
+                self.programs.serves(&server.program);
                 if !self.state.has_served {
                     self.state.has_served = true;
-                    if !self.servers.is_service {
+                    if !self.is_service {
                         let_go_of_stderr();
                     }
                 }
             }
-            Message::Next { program } => self.servers.program = program,
             Message::Stays => server.is_ending = false,
             Message::Tell { text } => {
                 if let Some(manager) = &self.manager {
                     manager.tell(&text);
                 }
             }
-            Message::All { .. } | Message::HandOver => {}
+            Message::Next { program } => self.programs.name(program),
+            Message::HandOver => self.signalled(Told::HandOver, server),
+            Message::All { .. } => {}
         }
     }
 
-    fn signalled(&self, signal: Told, server: &mut Server) {
+    fn signalled(&mut self, signal: Told, server: &mut Server) {
         match signal {
             Told::HandOver => {
+                self.programs.try_again();
                 if server.leaves_by.is_none() && send(server.socket.as_fd(), &Message::HandOver, &[]).is_ok()
                 {
                     server.leaves_by = Some(clock::now() + HAND_OVER_LIMIT);
@@ -278,15 +371,21 @@ impl Holder<'_> {
         is_so
     }
 
-    fn note_death(&mut self, server: &Server, status: ExitStatus) {
-        let was_steady = server.serving_since.is_some_and(|since| since.elapsed() > STEADY);
+    /// Whether a server that ended so was another program than served before, and did not come to serve by its own fault.
+    fn is_failed_trial(&mut self, server: &Server, status: ExitStatus) -> bool {
+        if !server.program.is_on_trial || server.serving_since.is_some() || server.leaves_by.is_some() {
+            return false;
+        }
+        let is_late = server.serves_by.is_some_and(|by| by <= clock::now());
+        let was_killed = status.signal() == Some(Signal::KILL.as_raw()) && !is_late;
+        !was_killed || self.state.deaths_in_a_row + 1 >= TRIAL_KILLS_MAX
+    }
+
+    fn note_death(&mut self, serving_since: Option<Instant>, how: String) {
+        let was_steady = serving_since.is_some_and(|since| since.elapsed() > STEADY);
         self.state.deaths_in_a_row = if was_steady { 0 } else { self.state.deaths_in_a_row + 1 };
         self.state.deaths += 1;
-        self.state.was_killed = status.signal() == Some(Signal::KILL.as_raw());
-        self.state.died = Some(match (status.signal(), status.code()) {
-            (Some(signal), _) => format!("it was killed by signal {signal}"),
-            (None, code) => format!("it ended with status {}", code.unwrap_or_default()),
-        });
+        self.state.died = Some(how);
     }
 
     /// Waits as long as the deaths in a row make it; `false`: it was told to end meanwhile.
@@ -306,7 +405,10 @@ impl Holder<'_> {
             wait_for(&[self.signals.pipe.as_fd()], Some(left));
             match self.signals.take() {
                 Some(Told::End(_)) => return false,
-                Some(Told::HandOver) => return true,
+                Some(Told::HandOver) => {
+                    self.programs.try_again();
+                    return true;
+                }
                 None => {}
             }
         }
@@ -328,6 +430,7 @@ impl Holder<'_> {
         let told = self.refuse_requests();
         (self.given_up)(None);
         self.state.deaths_in_a_row = 0;
+        self.programs.try_again();
         told == Told::HandOver
     }
 
@@ -405,6 +508,17 @@ fn raise_descriptor_limit() {
 fn let_go_of_stderr() {
     if let Ok(null) = File::options().write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stderr(&null);
+    }
+}
+
+/// How `server` ended, in words.
+fn shown_end(status: ExitStatus, server: &Server) -> String {
+    match (status.signal(), status.code()) {
+        _ if server.serves_by.is_some_and(|by| by <= clock::now()) => {
+            format!("it took longer than {} s", TRIAL_LIMIT.as_secs())
+        }
+        (Some(signal), _) => format!("it was killed by signal {signal}"),
+        (None, code) => format!("it ended with status {}", code.unwrap_or_default()),
     }
 }
 

@@ -20,7 +20,11 @@ use super::remembered::Answers;
 use super::{MountRecord, MountRequest};
 
 /// How inodes are numbered. A program that numbers them otherwise cannot serve on what this one has mounted.
-const NUMBERING: u32 = 1;
+pub const NUMBERING: u32 = 1;
+
+/// How what is left is written: raised when there is something in it that earlier programs must not pass over. A program
+/// reads what is written in its own way or in an earlier one.
+pub const LEFT_FORMAT: u32 = 1;
 
 /// What a mount was made of.
 #[derive(Debug, Serialize, Deserialize)]

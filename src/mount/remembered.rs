@@ -36,6 +36,13 @@ struct Referrers {
     found: Vec<Descriptor>,
 }
 
+impl Answers {
+    /// The digests of the manifests.
+    pub(super) fn digests(&self) -> impl Iterator<Item = &Digest> {
+        self.manifests.iter().map(|manifest| &manifest.digest)
+    }
+}
+
 /// Where answers are remembered: those of the last source that was asked.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory(Arc<Mutex<Answers>>);

@@ -21,6 +21,7 @@ use crate::tree::{GrowingView, Shown, View};
 
 use super::assembly::{Assembly, Part};
 use super::growing;
+use super::held;
 use super::left::{Kept, KeptFiles, LeftBehind};
 use super::numbers;
 use super::pulled;
@@ -110,6 +111,7 @@ impl Mounted {
         let numbers = files.as_ref().map(|files| &files.numbers);
         let (view, growing) = show(artifact, &assembly, request, numbers).await.context(in_reference)?;
         let prepared = Prepared::of(&loaded, assembly, view, layers, request, growing);
+        held::note(cache, artifact, &prepared.content).await;
         let kept = kept.zip(files).map(|(as_what, files)| (Kept::new(as_what.keeper, as_what.name), files));
         let filesystem = prepared.filesystem.clone();
         let spec = MountSpec {
@@ -188,8 +190,7 @@ async fn load_again(
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let broke_off = |error| Error::new(ErrorKind::Io, format!("mounting broke off: {error}"));
-    tokio::task::spawn_blocking(work).await.map_err(broke_off)?
+    tokio::task::spawn_blocking(work).await.map_err(|error| super::broke_off("mounting", &error))?
 }
 
 impl Prepared {

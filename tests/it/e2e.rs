@@ -9,6 +9,7 @@ mod outliving;
 mod producers;
 mod safetensors;
 mod subpath;
+pub(crate) mod upgrading;
 
 use std::path::Path;
 use std::process::{Command, ExitStatus};

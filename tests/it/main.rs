@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(unreachable_pub, reason = "the tests are one binary; its modules share what they make public")]
 
+mod api;
 mod cli;
 mod content;
 mod doctor;
@@ -21,4 +22,5 @@ mod service;
 mod support;
 mod tar;
 mod toc;
+mod warming;
 mod workplace;

@@ -2,6 +2,7 @@
 
 mod kept;
 mod restored;
+mod upgraded;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Output, Stdio};

@@ -44,6 +44,8 @@ pub(super) struct Running {
     pub(super) service: Service,
     pub(super) records: Arc<Records>,
     pub(super) keeper: Arc<Keeper>,
+    /// Whether another program serves on if this one does not come to it.
+    pub(super) is_on_trial: bool,
 }
 
 impl Owner {
@@ -76,13 +78,16 @@ impl Owner {
             }
         };
         tracing::info!(?told, "told to end");
-        let count = *self.mounts.count().borrow();
-        if told == Told::Terminate && service.keeps_mounts && count > 0 {
-            if keeper::stores_descriptors() {
+        let count = self.mounts.mount_count();
+        if told == Told::Terminate && service.keeps_mounts {
+            // What is being warmed goes on then too.
+            if keeper::stores_descriptors() && *self.mounts.count().borrow() > 0 {
                 let cache = Arc::clone(&self.cache);
                 let _ = tokio::task::spawn_blocking(move || leave(&cache)).await;
             }
-            self.stay(&keeper, count).await;
+            if count > 0 {
+                self.stay(&keeper, count).await;
+            }
         }
         telling.abort();
         sync.abort();
@@ -107,17 +112,20 @@ impl Owner {
 
 /// Mounts again what is to be mounted again, says that the service is ready, and from then on how it is.
 async fn tell(mounts: Arc<Mounts>, running: Running, socket: PathBuf) {
-    let Running { service, records, keeper } = running;
+    let Running { service, records, keeper, is_on_trial } = running;
     mounts.settled().await;
+    if is_on_trial {
+        // It may be that it is to leave everything to the program before it; what that can serve is not lost, and not
+        // to be mounted again. It answers when that is settled.
+        wait_for_answer(&socket).await;
+    }
     if service.restores {
         let restored = restore::mount_again(&mounts, &records);
         if timeout(RESTORE_LIMIT, restored).await.is_err() {
             tracing::warn!("some mounts are not back yet; going on with them in the background");
         }
     }
-    while !answers(&socket).await {
-        sleep(ANSWER_PAUSE).await;
-    }
+    wait_for_answer(&socket).await;
     let mut status = shown_status(&mounts, &records);
     let mut is_told = keeper.tell(&format!("READY=1\nSTATUS={status}")).is_ok();
     let watchdog = watchdog_interval();
@@ -140,6 +148,12 @@ async fn tell(mounts: Arc<Mounts>, running: Running, socket: PathBuf) {
     }
 }
 
+async fn wait_for_answer(socket: &std::path::Path) {
+    while !answers(socket).await {
+        sleep(ANSWER_PAUSE).await;
+    }
+}
+
 async fn answers(socket: &std::path::Path) -> bool {
     match Client::new(socket) {
         Ok(client) => client.version().await.is_ok(),
@@ -148,7 +162,7 @@ async fn answers(socket: &std::path::Path) -> bool {
 }
 
 fn shown_status(mounts: &Mounts, records: &Records) -> String {
-    let count = *mounts.count().borrow();
+    let count = mounts.mount_count();
     let serving = format!("Serving {count} mount{}", if count == 1 { "" } else { "s" });
     let pending = records.pending();
     match pending.iter().find_map(|pending| Some((pending, pending.error.as_ref()?))) {

@@ -21,16 +21,11 @@ fn start(directory: &Path) -> (Arc<Double>, Client, Owner) {
     let double = Arc::new(Double::default());
     let mounter = double.clone();
     let cache = Cache::open(settings(directory)).unwrap();
-    let owner = Owner::start_with(
-        settings(directory),
-        cache,
-        Mounts::new(mounter),
-        None,
-        std::process::id(),
-        None,
-        std::future::ready(()),
-    )
-    .unwrap();
+    let mounts = Mounts::new(mounter);
+    let warms = Warms::new(layers(&cache), Arc::clone(&mounts), None);
+    let begin = std::future::ready(());
+    let owner =
+        Owner::start_with(settings(directory), mounts, warms, None, HeldAs::alone(), None, begin).unwrap();
     let client = Client::new(&directory.join("control.sock")).unwrap();
     (double, client, owner)
 }
@@ -122,8 +117,8 @@ async fn what_is_no_request_gets_an_error_as_json() {
     let http = reqwest::Client::builder().unix_socket(directory.path().join("control.sock")).build().unwrap();
     let huge = "x".repeat(crate::daemon::api::REQUEST_BYTES_MAX + 1);
     for (answer, status, kind) in [
-        (http.get("http://owner/v2/mounts").send(), 422, "unsupported"),
-        (http.put("http://owner/v1/mounts").send(), 422, "unsupported"),
+        (http.get("http://owner/v2/mounts").send(), 404, "unsupported"),
+        (http.put("http://owner/v1/mounts").send(), 405, "unsupported"),
         (http.post("http://owner/v1/mounts").body("{").send(), 400, "usage"),
         (http.post("http://owner/v1/mounts").json(&huge).send(), 400, "usage"),
         (http.get("http://owner/v1/mounts/status").send(), 400, "usage"),

@@ -1,0 +1,111 @@
+//! Another program goes on with what is mounted, under readers; one that cannot is gone back from.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Signal, kill_process};
+
+use super::outliving::Scene;
+use crate::workplace::{Workplace, assert_done, assert_failed, stdout, wait_until};
+
+/// The version of the program that is tested, and another one of as many letters.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+const OTHER: &str = "9.8.7";
+
+/// A copy of the program that says that it is version [`OTHER`].
+fn other_version(workplace: &Workplace) -> PathBuf {
+    assert_eq!(VERSION.len(), OTHER.len());
+    let mut bytes = std::fs::read(&workplace.program).unwrap();
+    let mut at = 0;
+    while let Some(found) = bytes[at..].windows(VERSION.len()).position(|text| text == VERSION.as_bytes()) {
+        at += found;
+        bytes[at..at + OTHER.len()].copy_from_slice(OTHER.as_bytes());
+    }
+    workplace.put("other", &bytes);
+    executable(workplace.path("other"))
+}
+
+fn executable(path: PathBuf) -> PathBuf {
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// A program that says what a server should, and then does `what` in its place.
+pub(crate) fn liar(workplace: &Workplace, what: &str) -> PathBuf {
+    let program = workplace.program.display();
+    let script =
+        format!("#!/bin/sh\ncase \"$2\" in --handover-version) exec {program} \"$@\";; esac\n{what}\n");
+    workplace.put("liar", script.as_bytes());
+    executable(workplace.path("liar"))
+}
+
+fn upgrade(workplace: &Workplace, program: &Path) -> std::process::Output {
+    workplace.run(&["upgrade", "--program", program.to_str().unwrap()])
+}
+
+#[test]
+fn another_version_goes_on_under_readers_and_back() {
+    let scene = Scene::begin();
+    let other = other_version(&scene.workplace);
+    let readers = scene.start_readers();
+    let done = upgrade(&scene.workplace, &other);
+    assert_done(&done);
+    assert_eq!(stdout(&done), format!("upgraded from {VERSION} to {OTHER}\n"));
+    // Nobody asks for another one: whoever dies is followed by the same.
+    kill_process(scene.server(), Signal::KILL).unwrap();
+    let done = scene.workplace.run(&["upgrade"]);
+    assert_done(&done);
+    assert_eq!(stdout(&done), format!("upgraded from {OTHER} to {VERSION}\n"));
+    assert_done(&upgrade(&scene.workplace, &other));
+    readers.end();
+    let log = std::fs::read_to_string(scene.workplace.path("cache/owner.log")).unwrap();
+    assert_eq!(log.matches("is gone").count(), 1, "{log}");
+    scene.end();
+}
+
+/// Whatever it does in place of serving, readers notice nothing but a pause.
+#[test]
+fn a_program_that_does_not_come_to_serve_is_gone_back_from() {
+    let scene = Scene::begin();
+    let readers = scene.start_readers();
+    for (what, said) in [
+        ("exit 1", "ended with status 1"),
+        ("exit 0", "ended with status 0"),
+        ("kill -9 $$", "killed by signal 9"),
+        ("kill -SEGV $$", "killed by signal 11"),
+    ] {
+        let liar = liar(&scene.workplace, what);
+        let failed = upgrade(&scene.workplace, &liar);
+        assert_failed(&failed, 1, said);
+        assert_failed(&failed, 1, &format!("refmount {VERSION} serves on"));
+    }
+    // The one that served before is gone back to also when it is not to be found any more, and by whoever comes after it.
+    let other = other_version(&scene.workplace);
+    assert_done(&upgrade(&scene.workplace, &other));
+    std::fs::remove_file(&other).unwrap();
+    let failed = upgrade(&scene.workplace, &liar(&scene.workplace, "exit 1"));
+    assert_failed(&failed, 1, &format!("refmount {OTHER} serves on"));
+    let before = scene.server();
+    kill_process(before, Signal::KILL).unwrap();
+    wait_until("another process serves", || scene.server() != before);
+    assert_done(&scene.workplace.run(&["upgrade"]));
+    readers.end();
+    scene.end();
+}
+
+#[test]
+fn a_program_that_cannot_go_on_is_refused_before_anything_happens() {
+    let workplace = Workplace::with_layout();
+    assert_failed(&workplace.run(&["upgrade"]), 3, "nothing serves");
+    std::fs::create_dir(workplace.path("a")).unwrap();
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    let server = workplace.server();
+    assert_failed(&upgrade(&workplace, Path::new("/bin/true")), 5, "is no refmount");
+    assert_failed(&upgrade(&workplace, &workplace.path("missing")), 3, "cannot run");
+    let says = r#"{"version":"9.8.7","numbering":99,"format":99}"#;
+    workplace.put("foreign", format!("#!/bin/sh\necho '{says}'\n").as_bytes());
+    let foreign = executable(workplace.path("foreign"));
+    assert_failed(&upgrade(&workplace, &foreign), 5, "refmount 9.8.7 numbers files in another way");
+    assert_eq!(workplace.server(), server);
+    assert_eq!(std::fs::read(workplace.path("a/config.json")).unwrap(), b"{}\n");
+}

@@ -6,7 +6,7 @@
 //! and has neither threads nor an async runtime; nothing that comes from outside reaches it.
 //!
 //! They speak over a pair of sockets that keeps messages apart (`SOCK_SEQPACKET`), which is the server's standard input:
-//! one [`Message`] as JSON, with the descriptors beside it. A message that the server has sent is taken even if the
+//! one message as JSON, with the descriptors beside it. A message that the server has sent is taken even if the
 //! server dies right after. See docs/decisions/0009.
 
 use std::collections::BTreeMap;

@@ -64,7 +64,7 @@ pub struct GivenNumber {
     pub ino: Ino,
     /// The path from the root of the tree.
     pub path: Vec<u8>,
-    /// What is there, as [`kind_mark`] has it.
+    /// A mark of what is there: two that are the same have the same one.
     pub kind: u64,
 }
 

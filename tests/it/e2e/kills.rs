@@ -260,8 +260,9 @@ impl Scene {
                     assert!(known && ["map", "data"].contains(&suffix), "{below} belongs to nothing");
                     if suffix == "map" { &mut maps } else { &mut datas }.insert(name.to_owned());
                 }
-                // What the reference stands for, and the key of those who may know it.
-                ["v1", "keys", "access"] | ["v1", "manifests" | "resolutions", "sha256", ..] => {}
+                // What the reference stands for and what it is made of, and the key of those who may know it.
+                ["v1", "keys", "access"]
+                | ["v1", "artifacts" | "manifests" | "resolutions", "sha256", ..] => {}
                 ["v1", "layers" | "proofs", "sha256", _, file] => {
                     assert!(
                         self.layers.iter().any(|layer| layer.hex() == file),

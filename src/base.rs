@@ -1,5 +1,5 @@
-//! The vocabulary that every other module shares: errors, digests, paths, chunks, limits, durable writes
-//! and the clock.
+//! The vocabulary that every other module shares: errors, digests, paths, chunks, limits, durable writes,
+//! histograms and the clock.
 //!
 //! Nothing here knows a registry, a cache or a file system; nothing here keeps state.
 
@@ -9,6 +9,7 @@ pub mod clock;
 pub mod digest;
 pub mod durable;
 pub mod error;
+pub mod histogram;
 pub mod limits;
 pub mod mapped;
 pub mod redact;
@@ -17,4 +18,5 @@ pub mod rel_path;
 pub use chunk::{CHUNK_BYTES, chunk_count, chunk_range};
 pub use digest::{Algorithm, Digest, Hasher};
 pub use error::{Error, ErrorKind, Result, ResultExt};
+pub use histogram::Histogram;
 pub use rel_path::RelPath;

@@ -90,6 +90,12 @@ pub struct CacheCounters {
     pub misses: u64,
     /// Chunks dropped to make room.
     pub evicted_chunks: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub evicted_bytes: u64,
+    /// Bytes of chunks that were stored before anybody asked for them, and went without having been read.
+    #[serde(default)]
+    pub unread_bytes: u64,
     /// Chunks and documents whose bytes or records were not what was stored.
     pub damaged_chunks: u64,
     /// Chunks stored.
@@ -323,6 +329,7 @@ impl Cache {
     fn evict_oldest(&self) -> Option<Freed> {
         let freed = self.oldest.evict(&self.disk, || self.stored())?;
         self.disk.counters.evicted_chunks.fetch_add(freed.chunks, Ordering::Relaxed);
+        self.disk.counters.evicted_bytes.fetch_add(freed.bytes, Ordering::Relaxed);
         Some(freed)
     }
 
@@ -364,6 +371,18 @@ impl Cache {
     #[must_use]
     pub fn bytes_max(&self) -> u64 {
         self.limits.bytes_max
+    }
+
+    /// Bytes of chunks and documents that are there.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.disk.used()
+    }
+
+    /// What has happened since the start.
+    #[must_use]
+    pub fn counters(&self) -> CacheCounters {
+        self.disk.counters.snapshot()
     }
 
     /// Why reads go on without the cache, if they do.

@@ -36,6 +36,7 @@ use clap::{CommandFactory, FromArgMatches};
 
 use crate::base::{Error, ResultExt as _};
 use crate::daemon::upgrade::{HANDOVER_VERSION, Handover};
+use crate::daemon::watch;
 use crate::keeper;
 
 use args::{Arguments, Command, CompletionsArgs, OwnerArguments};
@@ -52,6 +53,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(error) => exit::finish(Err(error.into())),
         };
     }
+    if first == watch::READ_PROBE {
+        return watch::probe_reads(arguments.split_off(2));
+    }
     let second = arguments.get(2);
     let asks_for_handover = second.is_some_and(|second| second == HANDOVER_VERSION);
     let is_service = second.is_some_and(|second| second == daemon::DAEMON);
@@ -67,7 +71,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     } else if first == keeper::SERVER {
         arguments.remove(1);
         parse::<OwnerArguments>(arguments, &Vec::new())
-            .map(|owner| wait_for(mount::serve_held(&owner.global, &owner.limits)))
+            .map(|owner| wait_for(mount::serve_held(&owner)))
             .map_err(Unparsed::Usage)
     } else {
         let typed = arguments.clone();

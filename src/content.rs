@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::chunk::chunks_of;
-use crate::base::{Digest, Result};
+use crate::base::{Digest, Histogram, Result};
 use crate::cache::{DirectSegment, Pin, SegmentId};
-use crate::fetch::{Feed, FeedLease, FetchSettings, Fetcher};
+use crate::fetch::{Counters, Feed, FeedLease, FetchSettings, Fetcher, Readers, Served};
 use crate::indexing::{LayerLease, Watcher};
 use crate::layer::{Extents, FileBody};
 use crate::registry::BlobSource;
@@ -58,6 +58,20 @@ impl LayerContent {
             Self::Parts(lease) => lease.layer().blob(),
         }
     }
+
+    fn readers(&self) -> &Arc<Readers> {
+        match self {
+            Self::Whole(lease) => lease.feed().readers(),
+            Self::Parts(lease) => lease.layer().readers(),
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        match self {
+            Self::Whole(lease) => lease.counters(),
+            Self::Parts(lease) => lease.counters(),
+        }
+    }
 }
 
 /// The content of all layers of one mount.
@@ -65,6 +79,10 @@ impl LayerContent {
 pub struct Content {
     layers: Vec<LayerContent>,
     settings: ContentSettings,
+    /// What is counted of all readers of the cache.
+    readers: Arc<Readers>,
+    /// How long those of this mount waited.
+    waits: Arc<Histogram>,
 }
 
 /// A complete, verified cache file that the kernel may read itself.
@@ -113,7 +131,8 @@ impl Content {
     /// The content of `layers`.
     #[must_use]
     pub fn of(layers: Vec<LayerContent>, settings: ContentSettings) -> Self {
-        Self { layers, settings }
+        let readers = layers.first().map(LayerContent::readers).cloned().unwrap_or_default();
+        Self { layers, settings, readers, waits: Arc::default() }
     }
 
     /// Answers from the cache alone: fills `buffer` (cleared first) with exactly the bytes `range` of `file`, or returns
@@ -132,19 +151,27 @@ impl Content {
         }
         match &pieces(layer, file, range)?[..] {
             // By far the most reads.
-            [Piece::Bytes(feed, range)] => read_piece(feed, range.clone(), buffer),
+            [Piece::Bytes(feed, range)] => {
+                let is_hit = feed.read_cached(range.clone(), buffer)?;
+                if is_hit {
+                    self.readers.got_cached(buffer.len() as u64);
+                }
+                Ok(is_hit)
+            }
             several => {
                 buffer.clear();
-                let mut part = Vec::new();
+                let (mut part, mut stored) = (Vec::new(), 0);
                 for piece in several {
                     match piece {
                         Piece::Zeros(count) => buffer.resize(buffer.len() + count, 0),
-                        Piece::Bytes(feed, range) if read_piece(feed, range.clone(), &mut part)? => {
+                        Piece::Bytes(feed, range) if feed.read_cached(range.clone(), &mut part)? => {
+                            stored += part.len() as u64;
                             buffer.extend_from_slice(&part);
                         }
                         Piece::Bytes(..) => return Ok(false),
                     }
                 }
+                self.readers.got_cached(stored);
                 Ok(true)
             }
         }
@@ -156,18 +183,29 @@ impl Content {
     /// # Errors
     /// `Corrupt`, `TimedOut`, or what the source failed with once its attempts were used up.
     pub async fn read(&self, file: &FileBody, range: Range<u64>) -> Result<Vec<u8>> {
+        let _wait = self.readers.wait(&self.waits);
+        let (bytes, served) = self.read_uncounted(file, range).await?;
+        self.readers.got(served);
+        Ok(bytes)
+    }
+
+    /// The same for whoever is no reader; tells where the bytes came from.
+    async fn read_uncounted(&self, file: &FileBody, range: Range<u64>) -> Result<(Vec<u8>, Served)> {
         let layer = &self.layers[file.layer];
         if self.settings.verify_before_read {
             self.verified(file.layer).await?;
         }
+        let mut served = Served::default();
         let mut out = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or_default());
         for piece in pieces(layer, file, range)? {
             match piece {
                 Piece::Zeros(count) => out.resize(out.len() + count, 0),
-                Piece::Bytes(feed, range) => feed.read(range, self.settings.read_timeout, &mut out).await?,
+                Piece::Bytes(feed, range) => {
+                    served += feed.read(range, self.settings.read_timeout, &mut out).await?;
+                }
             }
         }
-        Ok(out)
+        Ok((out, served))
     }
 
     /// Waits until all of layer `layer` was fetched and matched its digest.
@@ -299,24 +337,28 @@ impl Content {
         }
     }
 
+    /// What was counted for these layers since the mount. Another mount of the same layer counts the same.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.blobs().map(LayerContent::counters).fold(Counters::default(), Counters::plus)
+    }
+
     /// Bytes fetched for these layers since the mount.
     #[must_use]
     pub fn network_bytes(&self) -> u64 {
-        let of = |layer: &LayerContent| match layer {
-            LayerContent::Whole(lease) => lease.network_bytes(),
-            LayerContent::Parts(lease) => lease.network_bytes(),
-        };
-        self.blobs().map(of).sum()
+        self.counters().network_bytes()
     }
 
     /// Chunks of these layers that failed their check since the mount.
     #[must_use]
     pub fn rejected_chunks(&self) -> u64 {
-        let of = |layer: &LayerContent| match layer {
-            LayerContent::Whole(lease) => lease.rejected_chunks(),
-            LayerContent::Parts(lease) => lease.rejected_chunks(),
-        };
-        self.blobs().map(of).sum()
+        self.counters().rejected_chunks
+    }
+
+    /// How long readers of these layers waited for what was not in the cache.
+    #[must_use]
+    pub fn waits(&self) -> &Histogram {
+        &self.waits
     }
 
     /// One layer for each blob: layers of the same content share theirs, and what was fetched was fetched once.
@@ -352,7 +394,7 @@ impl Content {
         let mut start = 0;
         while start < file.size {
             let end = file.size.min(start + STEP_BYTES);
-            self.read(file, start..end).await?;
+            self.read_uncounted(file, start..end).await?;
             start = end;
         }
         Ok(())
@@ -365,14 +407,4 @@ fn is_verified(layer: &LayerContent) -> bool {
         LayerContent::Whole(lease) => lease.feed().is_verified(),
         LayerContent::Parts(lease) => lease.layer().is_proven(),
     }
-}
-
-fn read_piece(feed: &Arc<Feed>, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
-    feed.check_not_rejected()?;
-    let chunks = chunks_of(&range);
-    let is_hit = feed.segment().read(range, buffer);
-    if is_hit {
-        feed.accessed(chunks);
-    }
-    Ok(is_hit)
 }

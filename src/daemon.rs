@@ -17,6 +17,7 @@ pub mod server;
 pub mod start;
 pub mod upgrade;
 pub mod warms;
+pub mod watch;
 
 pub use client::Client;
 pub use mounts::{Mount, Mounter, Mounts};

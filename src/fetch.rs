@@ -26,12 +26,14 @@ use crate::registry::BlobSource;
 
 use limits::SourceLimits;
 
+mod counters;
 mod feed;
 mod fill;
 mod lease;
 mod limits;
 mod origin;
 mod passage;
+mod readers;
 mod reading;
 mod run;
 mod slot;
@@ -41,10 +43,12 @@ mod verify;
 mod sequence;
 mod window;
 
-pub use feed::{Coming, Counters, Feed, Proving, Standing, Wanted};
+pub use counters::{ByCause, Cause, Counters, Totals};
+pub use feed::{Coming, Feed, Proving, Standing, Wanted};
 pub use lease::{FeedLease, Tell};
 pub use origin::{BlobBytes, Origin, SegmentSource};
 pub use passage::Passage;
+pub use readers::{Readers, Served, Wait};
 pub use sequence::Sequence;
 pub use sources::Sources;
 
@@ -68,6 +72,8 @@ pub struct Fetcher {
     fill_chunks_max: u32,
     recent: Mutex<VecDeque<(SegmentId, u64, Bytes)>>,
     feeds: Mutex<HashMap<SegmentId, Weak<Feed>>>,
+    totals: Arc<Totals>,
+    readers: Arc<Readers>,
 }
 
 /// A segment, and where its bytes come from.
@@ -114,6 +120,8 @@ impl Fetcher {
             fill_chunks_max,
             recent: Mutex::new(VecDeque::new()),
             feeds: Mutex::new(HashMap::new()),
+            totals: Arc::default(),
+            readers: Arc::default(),
         })
     }
 
@@ -121,6 +129,18 @@ impl Fetcher {
     #[must_use]
     pub fn cache(&self) -> &Arc<Cache> {
         &self.cache
+    }
+
+    /// What was counted of all that was fetched.
+    #[must_use]
+    pub fn totals(&self) -> &Arc<Totals> {
+        &self.totals
+    }
+
+    /// What was counted of all readers.
+    #[must_use]
+    pub fn readers(&self) -> &Arc<Readers> {
+        &self.readers
     }
 
     /// The blob `digest` of `bytes` bytes as one segment, fetched through `source` while the lease lives; other mounts'

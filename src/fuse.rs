@@ -16,6 +16,7 @@ mod invalidate;
 mod mount;
 mod mountinfo;
 pub mod probe;
+mod requests;
 mod session;
 mod tuning;
 
@@ -44,6 +45,7 @@ use session::Queues;
 
 pub use mount::{check_target, unmount_target};
 pub use mountinfo::{MOUNT_TYPE, MountEntry, mount_at, mounts};
+pub use requests::{Operation, request_durations};
 pub use tuning::{answer_limit, request_timeout};
 
 /// How long [`FuseMount::unmount`] waits for readers to let go before it leaves the mount to them.

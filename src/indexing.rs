@@ -32,7 +32,7 @@ use tokio::task::AbortHandle;
 
 use crate::base::{Algorithm, Digest, Error, ErrorKind, Result};
 use crate::cache::DocumentKind;
-use crate::fetch::{BlobBytes, Feed, FetchSettings, Fetcher, Proving, Sources, Tell};
+use crate::fetch::{BlobBytes, Counters, Feed, FetchSettings, Fetcher, Proving, Readers, Sources, Tell};
 use crate::layer::tar::TarItem;
 use crate::layer::{Entry, LayerIndex, LayerProof, LayerStream, Member, RootAttributes};
 use crate::registry::BlobSource;
@@ -172,10 +172,10 @@ impl Layers {
                 layer
             }
         };
-        let (network_before, rejected_before) = (layer.network_bytes(), layer.rejected());
+        let counters_before = layer.counters();
         let lease = layer.sources.add(&self.fetcher, source, settings);
         layer.begin();
-        Ok(LayerLease { lease, network_before, rejected_before, layer })
+        Ok(LayerLease { lease, counters_before, layer })
     }
 }
 
@@ -489,20 +489,24 @@ impl Layer {
     /// Counts the bytes of the blob that a first reading takes.
     fn counter(&self) -> BlobBytes {
         let (bytes, sources) = (Arc::clone(&self.pass_bytes), Arc::clone(&self.sources));
+        let totals = Arc::clone(self.layers.fetcher.totals());
         BlobBytes::new(move |count| {
             bytes.fetch_add(count, Ordering::Relaxed);
+            totals.read_first(count);
             sources.progressed(count);
         })
     }
 
-    /// Bytes of the blob that came so far.
-    fn network_bytes(&self) -> u64 {
+    /// What was counted so far.
+    fn counters(&self) -> Counters {
         let fed = self.segments.get().map(Segments::counters).unwrap_or_default();
-        fed.network_bytes + self.pass_bytes.load(Ordering::Relaxed)
+        fed.with_first_reading(self.pass_bytes.load(Ordering::Relaxed))
     }
 
-    fn rejected(&self) -> u64 {
-        self.segments.get().map(Segments::counters).unwrap_or_default().rejected_chunks
+    /// What is counted of all readers of the cache.
+    #[must_use]
+    pub fn readers(&self) -> &Arc<Readers> {
+        self.layers.fetcher.readers()
     }
 
     fn tell_rejected(&self) {
@@ -546,7 +550,7 @@ impl Layer {
         let window = stream.start / segments::WINDOW_BYTES;
         let base = window * segments::WINDOW_BYTES;
         let feed = self.feed(segments::window_number(window))?;
-        feed.read_quietly(stream.start - base..stream.end - base, limit, out).await
+        feed.read_quietly(stream.start - base..stream.end - base, limit, out).await.map(drop)
     }
 
     /// Checks the layer against its digest in the background, if all of it is cached and nobody has. If only little is
@@ -581,7 +585,7 @@ impl Layer {
     pub async fn verified(self: &Arc<Self>, limit: Duration) -> Result<()> {
         let checked = self.checked();
         tokio::pin!(checked);
-        let progress = || (self.steps.load(Ordering::Relaxed), self.network_bytes());
+        let progress = || (self.steps.load(Ordering::Relaxed), self.counters().network_bytes());
         loop {
             let before = progress();
             match tokio::time::timeout(limit, &mut checked).await {
@@ -628,8 +632,7 @@ fn is_checked_by_spans(index: &LayerIndex) -> bool {
 #[derive(Debug)]
 pub struct LayerLease {
     lease: u64,
-    network_before: u64,
-    rejected_before: u64,
+    counters_before: Counters,
     layer: Arc<Layer>,
 }
 
@@ -650,22 +653,16 @@ impl LayerLease {
         lock(&self.layer.rejected).push((self.lease, tell));
     }
 
-    /// Bytes of the blob that came since the lease began.
+    /// What was counted since the lease began.
     #[must_use]
-    pub fn network_bytes(&self) -> u64 {
-        self.layer.network_bytes().saturating_sub(self.network_before)
+    pub fn counters(&self) -> Counters {
+        self.layer.counters().since(self.counters_before)
     }
 
     /// What the last attempt to fail has failed with, for those who stop waiting.
     #[must_use]
     pub fn last_failure(&self) -> Option<String> {
         self.layer.sources.last_failure()
-    }
-
-    /// Chunks that failed their check since the lease began.
-    #[must_use]
-    pub fn rejected_chunks(&self) -> u64 {
-        self.layer.rejected().saturating_sub(self.rejected_before)
     }
 }
 

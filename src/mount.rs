@@ -17,6 +17,8 @@ mod task;
 mod warming;
 
 use std::cmp::Reverse;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use crate::base::limits::LAYERS_MAX;
 use crate::base::{Digest, Error, ErrorKind, Result};
 use crate::cache::Cache;
 use crate::content::{Content, Standing};
+use crate::fetch::{ByCause, Cause};
 use crate::fs::Filesystem;
 use crate::fuse::FuseMount;
 use crate::indexing::Stage;
@@ -153,6 +156,9 @@ pub struct MountSummary {
 /// million, which nobody reads, and which are more than an answer holds.
 pub const LISTED_FILES_MAX: usize = LAYERS_MAX;
 
+/// Files that are looked at for the one that is read to find out whether a mount is served.
+const SAMPLED_FILES_MAX: usize = 256;
+
 /// What `status` reports.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountStatus {
@@ -161,6 +167,18 @@ pub struct MountStatus {
     pub summary: MountSummary,
     /// Bytes fetched since the mount.
     pub network_bytes: u64,
+    /// What they were fetched for.
+    #[serde(default)]
+    pub fetched_bytes: FetchedBytes,
+    /// Bytes that were fetched ahead, or before anybody asked, and went without having been read.
+    #[serde(default)]
+    pub wasted_bytes: u64,
+    /// Reads that the cache could not answer at once.
+    #[serde(default)]
+    pub reads_waited: u64,
+    /// How long those took, in all.
+    #[serde(default)]
+    pub waited_seconds: f64,
     /// Bytes of the view's files in the cache.
     pub cached_bytes: u64,
     /// Chunks that failed their check since the mount.
@@ -175,6 +193,31 @@ pub struct MountStatus {
     pub files_left_out: u64,
     /// The files of the view; none while not all are known.
     pub files: Vec<FileStatus>,
+}
+
+/// Bytes that were fetched for a mount, by their cause. What another mount of the same layers has had fetched meanwhile is
+/// among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchedBytes {
+    /// For readers that waited.
+    pub demand: u64,
+    /// Ahead of readers.
+    pub read_ahead: u64,
+    /// Before anybody asked.
+    pub prefetch: u64,
+    /// To find out what archives hold.
+    pub first_reading: u64,
+}
+
+impl From<ByCause> for FetchedBytes {
+    fn from(fetched: ByCause) -> Self {
+        Self {
+            demand: fetched.of(Cause::Demand),
+            read_ahead: fetched.of(Cause::ReadAhead),
+            prefetch: fetched.of(Cause::Prefetch),
+            first_reading: fetched.of(Cause::FirstReading),
+        }
+    }
 }
 
 /// One file of [`MountStatus`].
@@ -273,15 +316,44 @@ impl Mounted {
             standing: self.content.standing(file.body),
             passthrough: self.mount.is_passthrough(file.ino),
         });
+        let (counters, waits) = (self.content.counters(), self.content.waits().observed());
         MountStatus {
             summary: self.summary(),
-            network_bytes: self.content.network_bytes(),
+            network_bytes: counters.network_bytes(),
+            fetched_bytes: counters.fetched.into(),
+            wasted_bytes: counters.wasted_bytes,
+            reads_waited: waits.count(),
+            waited_seconds: waits.sum.as_secs_f64(),
             cached_bytes,
-            rejected_chunks: self.content.rejected_chunks(),
+            rejected_chunks: counters.rejected_chunks,
             hosts: self.source.hosts(),
             degraded: self.cache.degraded(),
             files_left_out,
             files: files.collect(),
+        }
+    }
+
+    /// How many files are open.
+    #[must_use]
+    pub fn open_files(&self) -> usize {
+        self.mount.open_file_count()
+    }
+
+    /// A file that is cheap to read, to find out whether the mount is served: of the first ones, one that is cached if there
+    /// is any, and then the smallest. Where no file with content is known, the mount point.
+    #[must_use]
+    pub fn sample(&self) -> PathBuf {
+        let mountpoint = self.summary.mountpoint.clone();
+        let view = self.filesystem.view();
+        if view.is_file() {
+            return mountpoint;
+        }
+        let files = view.files().take(SAMPLED_FILES_MAX).filter(|file| file.body.size > 0);
+        let cheapest =
+            files.min_by_key(|file| (self.content.cached_bytes(file.body) < file.body.size, file.body.size));
+        match cheapest {
+            Some(file) => mountpoint.join(OsStr::from_bytes(&view.path_of(file.ino))),
+            None => mountpoint,
         }
     }
 

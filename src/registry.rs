@@ -43,6 +43,7 @@ mod remote;
 mod route;
 mod tls;
 mod token;
+mod traffic;
 mod transport;
 
 pub use access::{Access, AccessKey, Fingerprint};
@@ -51,6 +52,7 @@ pub use layout::LayoutSource;
 pub use layout_writer::LayoutWriter;
 pub use record::HostStatus;
 pub use registry_source::RegistrySource;
+pub use traffic::{HostTotals, traffic};
 
 /// The references that `reference` may stand for, in the order in which they are tried: itself, unless it has no
 /// registry. Never empty.

@@ -27,6 +27,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::{chunk_count, chunk_range};
 
@@ -59,6 +60,8 @@ struct Slot {
     used: bool,
     /// Removed while it was being written.
     doomed: bool,
+    /// Stored before anybody asked for it, and not read since.
+    unread: bool,
     readers: u32,
     last_use: u64,
     digest: [u8; 32],
@@ -104,6 +107,10 @@ pub(super) struct Chunks {
     epoch: Epoch,
     /// For reading; opened at the first use.
     pub(super) data: Option<Arc<File>>,
+    /// Bytes of chunks that went unread.
+    unread_gone: u64,
+    /// The same of all segments together.
+    unread_gone_of_all: Arc<AtomicU64>,
 }
 
 impl Chunks {
@@ -127,7 +134,14 @@ impl Chunks {
             incarnation: 0,
             epoch: Epoch::default(),
             data: None,
+            unread_gone: 0,
+            unread_gone_of_all: Arc::default(),
         }
+    }
+
+    /// The same, which also counts in `of_all` what goes unread.
+    pub(super) fn counting_unread_in(self, of_all: &Arc<AtomicU64>) -> Self {
+        Self { unread_gone_of_all: Arc::clone(of_all), ..self }
     }
 
     /// Takes over a record found at the start; unchecked.
@@ -293,6 +307,32 @@ impl Chunks {
         Ok(())
     }
 
+    /// Notes that nobody has asked for `chunk`, which is being stored.
+    pub(super) fn note_unread(&mut self, chunk: u64) {
+        if let Some(slot) = self.slot_mut(chunk) {
+            slot.unread = true;
+        }
+    }
+
+    /// Notes that somebody has read `chunks`.
+    pub(super) fn note_read(&mut self, chunks: Range<u64>) {
+        for chunk in chunks.start..chunks.end.min(self.slots.len() as u64) {
+            if let Some(slot) = self.slot_mut(chunk) {
+                slot.unread = false;
+            }
+        }
+    }
+
+    /// Bytes of chunks that were stored before anybody asked for them, and went without having been read.
+    pub(super) fn unread_gone(&self) -> u64 {
+        self.unread_gone
+    }
+
+    fn went_unread(&mut self, bytes: u64) {
+        self.unread_gone += bytes;
+        self.unread_gone_of_all.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Writing → Present, or → Evicting (`Ours`) if it was removed meanwhile.
     pub(super) fn finish_store(&mut self, chunk: u64, digest: [u8; 32], tick: u64) -> Removal {
         if !self.is(chunk, State::Writing) {
@@ -301,11 +341,13 @@ impl Chunks {
         self.writing -= 1;
         let bytes = self.length(chunk);
         let slot = self.slot_made(chunk);
+        let unread = slot.unread;
         if slot.doomed {
-            *slot = Slot { state: State::Evicting, ..Slot::default() };
+            *slot = Slot { state: State::Evicting, unread, ..Slot::default() };
             return Removal::Ours;
         }
-        *slot = Slot { state: State::Present, checked: true, last_use: tick, digest, ..Slot::default() };
+        let state = State::Present;
+        *slot = Slot { state, checked: true, last_use: tick, digest, unread, ..Slot::default() };
         self.present += 1;
         self.present_bytes += bytes;
         self.last_use = self.last_use.max(tick);
@@ -430,7 +472,10 @@ impl Chunks {
     /// Evicting → Absent.
     pub(super) fn finish_departure(&mut self, chunk: u64) {
         if self.is(chunk, State::Evicting) {
-            *self.slot_made(chunk) = Slot::default();
+            let gone = std::mem::take(self.slot_made(chunk));
+            if gone.unread {
+                self.went_unread(self.length(chunk));
+            }
         }
     }
 
@@ -451,6 +496,10 @@ impl Chunks {
     /// Any → Absent, in a new incarnation; returns how many chunks and bytes were present.
     pub(super) fn take_all(&mut self) -> (u64, u64) {
         let taken = (self.present, self.present_bytes);
+        let is_gone = |slot: &Slot| slot.unread && matches!(slot.state, State::Present | State::Evicting);
+        let gone = (0..).zip(&self.slots).filter(|(_, slot)| is_gone(slot));
+        let unread = gone.map(|(chunk, _)| self.length(chunk)).sum();
+        self.went_unread(unread);
         self.slots = Vec::new();
         (self.present, self.present_bytes, self.unchecked, self.writing) = (0, 0, 0, 0);
         self.dirty = false;
@@ -577,6 +626,33 @@ mod tests {
         assert!(chunks.is_complete());
         assert_eq!(chunks.take_all(), (3, 3 * CHUNK_BYTES - 1));
         assert_eq!(chunks.end_read(0..3), Vec::<u64>::new(), "readers of the old incarnation change nothing");
+    }
+
+    #[test]
+    fn what_goes_unread_is_counted_once_and_what_was_read_is_not() {
+        let of_all = Arc::default();
+        let mut chunks = Chunks::new(4 * CHUNK_BYTES - 1).counting_unread_in(&of_all);
+        for chunk in 0..4 {
+            chunks.begin_store(chunk, Epoch::default()).unwrap();
+            chunks.note_unread(chunk);
+            // Read out of memory before it was stored.
+            if chunk == 0 {
+                chunks.note_read(0..1);
+            }
+            chunks.finish_store(chunk, [1; 32], 5);
+        }
+        chunks.note_read(1..2);
+        assert_eq!(chunks.begin_removal(2), Removal::Ours);
+        chunks.keep(2);
+        assert_eq!(chunks.unread_gone(), 0, "it stays");
+        for chunk in 0..3 {
+            chunks.begin_removal(chunk);
+            chunks.finish_departure(chunk);
+        }
+        assert_eq!(chunks.unread_gone(), CHUNK_BYTES);
+        chunks.take_all();
+        assert_eq!(chunks.unread_gone(), 2 * CHUNK_BYTES - 1);
+        assert_eq!(of_all.load(Ordering::Relaxed), 2 * CHUNK_BYTES - 1);
     }
 
     #[test]

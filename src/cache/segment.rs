@@ -53,6 +53,15 @@ pub enum SkipReason {
     WrongLength,
 }
 
+/// Why a chunk is looked at.
+#[derive(Clone, Copy, Debug)]
+enum Visit {
+    /// Somebody wants its bytes.
+    Read,
+    /// Somebody wants to know whether they are right.
+    Check,
+}
+
 /// One segment of the cache. All methods may wait for the disk, none for the network.
 #[derive(Debug)]
 pub struct Segment {
@@ -112,31 +121,54 @@ impl Segment {
     /// or cannot be read, is dropped, counted and logged.
     #[must_use]
     pub fn read(&self, range: Range<u64>, buffer: &mut Vec<u8>) -> bool {
-        buffer.clear();
-        if range.is_empty() {
-            return true;
-        }
-        let hit = range.end <= self.stored.bytes
-            && self.with_chunks(chunks_of(&range), |data| {
-                buffer.clear();
-                read_into(data, range.start, range.end - range.start, buffer)
-            });
-        if !hit {
-            buffer.clear();
+        let is_nothing = range.is_empty();
+        let hit = self.read_as(Visit::Read, range, buffer);
+        if is_nothing {
+            return hit;
         }
         let counters = &self.disk().counters;
         count(if hit { &counters.hits } else { &counters.misses });
         hit
     }
 
+    /// As [`Self::read`], for whoever checks the bytes and has no use for them: no chunk counts as read by this.
+    #[must_use]
+    pub fn read_to_check(&self, range: Range<u64>, buffer: &mut Vec<u8>) -> bool {
+        self.read_as(Visit::Check, range, buffer)
+    }
+
+    fn read_as(&self, visit: Visit, range: Range<u64>, buffer: &mut Vec<u8>) -> bool {
+        buffer.clear();
+        if range.is_empty() {
+            return true;
+        }
+        let hit = range.end <= self.stored.bytes
+            && self.with_chunks(visit, chunks_of(&range), |data| {
+                buffer.clear();
+                read_into(data, range.start, range.end - range.start, buffer)
+            });
+        if !hit {
+            buffer.clear();
+        }
+        hit
+    }
+
     /// Calls `read` as a reader of `chunks`, all of them here and checked. False if they are not, or if it
     /// failed; they are then dropped.
-    fn with_chunks(&self, chunks: Range<u64>, mut read: impl FnMut(&File) -> io::Result<()>) -> bool {
+    fn with_chunks(
+        &self,
+        visit: Visit,
+        chunks: Range<u64>,
+        mut read: impl FnMut(&File) -> io::Result<()>,
+    ) -> bool {
         let disk = self.disk();
         let (incarnation, unchecked, data) = {
             let mut table = self.stored.chunks();
             if !table.begin_read(chunks.clone(), disk.tick()) {
                 return false;
+            }
+            if matches!(visit, Visit::Read) {
+                table.note_read(chunks.clone());
             }
             (table.incarnation, table.unchecked(chunks.clone()), table.data.clone())
         };
@@ -205,7 +237,29 @@ impl Segment {
     /// Stores the whole chunk `chunk`, whose BLAKE3 is `digest` and which was asked for in `epoch`, and makes room for
     /// it first. Never fails the caller. The store that completes the segment makes it durable as well.
     pub fn store(&self, chunk: u64, data: &[u8], digest: blake3::Hash, epoch: Epoch) -> Stored {
-        let outcome = self.store_chunk(chunk, data, digest, epoch);
+        self.store_as(false, chunk, data, digest, epoch)
+    }
+
+    /// As [`Self::store`], of a chunk that nobody has asked for yet. If it goes before anybody reads it, that is
+    /// counted: see [`Self::unread_bytes`].
+    pub fn store_unread(&self, chunk: u64, data: &[u8], digest: blake3::Hash, epoch: Epoch) -> Stored {
+        self.store_as(true, chunk, data, digest, epoch)
+    }
+
+    /// Notes that `chunks` were read, though not through [`Self::read`].
+    pub fn note_read(&self, chunks: Range<u64>) {
+        self.stored.chunks().note_read(chunks);
+    }
+
+    /// Bytes of chunks of this segment that were stored before anybody asked for them, and went without having been
+    /// read. What the kernel was handed counts as read.
+    #[must_use]
+    pub fn unread_bytes(&self) -> u64 {
+        self.stored.chunks().unread_gone()
+    }
+
+    fn store_as(&self, unread: bool, chunk: u64, data: &[u8], digest: blake3::Hash, epoch: Epoch) -> Stored {
+        let outcome = self.store_chunk(unread, chunk, data, digest, epoch);
         let counters = &self.disk().counters;
         match outcome {
             Stored::Stored => {
@@ -221,7 +275,14 @@ impl Segment {
         outcome
     }
 
-    fn store_chunk(&self, chunk: u64, data: &[u8], digest: blake3::Hash, epoch: Epoch) -> Stored {
+    fn store_chunk(
+        &self,
+        unread: bool,
+        chunk: u64,
+        data: &[u8],
+        digest: blake3::Hash,
+        epoch: Epoch,
+    ) -> Stored {
         let range = chunk_range(chunk, self.stored.bytes);
         if range.is_empty() || range.end - range.start != data.len() as u64 {
             return Stored::Skipped(SkipReason::WrongLength);
@@ -230,6 +291,9 @@ impl Segment {
             let mut table = self.stored.chunks();
             if let Err(reason) = table.begin_store(chunk, epoch) {
                 return Stored::Skipped(reason);
+            }
+            if unread {
+                table.note_unread(chunk);
             }
             table.incarnation
         };
@@ -282,6 +346,7 @@ impl Segment {
             }
             let tick = self.disk().tick();
             table.touch(0..self.chunk_count(), tick);
+            table.note_read(0..self.chunk_count());
             table.handed_over = true;
             table.incarnation
         };
@@ -309,7 +374,7 @@ impl Segment {
         let unchecked = self.stored.chunks().unchecked(0..self.chunk_count());
         for chunk in unchecked {
             // Being a reader is the check; what fails it is dropped there.
-            self.with_chunks(chunk..chunk + 1, |_| Ok(()));
+            self.with_chunks(Visit::Check, chunk..chunk + 1, |_| Ok(()));
         }
         self.stored.chunks().is_checked()
     }

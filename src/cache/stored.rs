@@ -56,7 +56,7 @@ impl StoredSegment {
     pub(super) fn with_chunks(disk: &Disk, id: SegmentId, bytes: u64, mut chunks: Chunks) -> Self {
         let (data_path, map_path) = (disk.paths.data(&id), disk.paths.map(&id));
         chunks.kept = disk.pins.keep(&id);
-        let chunks = Mutex::new(chunks);
+        let chunks = Mutex::new(chunks.counting_unread_in(&disk.counters.unread_bytes));
         Self { salt: Salt::new(&id, bytes), id, bytes, data_path, map_path, chunks }
     }
 

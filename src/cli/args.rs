@@ -1,5 +1,6 @@
 //! What can be typed. What it means is made of it in [`super::settings`].
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -159,6 +160,9 @@ pub(super) struct OwnerArguments {
     /// The bounds of the cache.
     #[command(flatten)]
     pub(super) limits: CacheLimitArgs,
+    /// What can be watched.
+    #[command(flatten)]
+    pub(super) watch: WatchArgs,
 }
 
 /// How a registry is reached.
@@ -191,6 +195,14 @@ pub(super) struct CacheLimitArgs {
     pub(super) cache_min_free: Option<Floor>,
 }
 
+/// What can be watched of an owner process; it holds from its start.
+#[derive(Args, Clone, Debug)]
+pub(super) struct WatchArgs {
+    /// Tell metrics also over TCP, to anyone who reaches this address: /metrics, /healthz and /readyz.
+    #[arg(long, env = "REFMOUNT_METRICS_ADDR", value_name = "ADDR:PORT")]
+    pub(super) metrics_addr: Option<SocketAddr>,
+}
+
 /// Arguments of `mount`.
 #[derive(Args, Debug)]
 pub(super) struct MountArgs {
@@ -203,6 +215,9 @@ pub(super) struct MountArgs {
     /// The bounds of the cache.
     #[command(flatten)]
     pub(super) limits: CacheLimitArgs,
+    /// What can be watched.
+    #[command(flatten)]
+    pub(super) watch: WatchArgs,
     /// When the registry is asked what the reference stands for. What is not cached is fetched in each case, when it is
     /// read.
     #[arg(long, env = "REFMOUNT_PULL", value_name = "WHEN", default_value = "always")]
@@ -239,6 +254,9 @@ pub(super) struct DaemonArgs {
     /// The bounds of the cache.
     #[command(flatten)]
     pub(super) limits: CacheLimitArgs,
+    /// What can be watched.
+    #[command(flatten)]
+    pub(super) watch: WatchArgs,
     /// Mount again what was mounted when the last daemon ended, at the same digests.
     #[arg(long, env = "REFMOUNT_RESTORE", value_parser = FalseyValueParser::new())]
     pub(super) restore: bool,
@@ -394,7 +412,7 @@ pub(super) enum CacheCommand {
     /// List what the cache holds, by artifact.
     Ls(ListArgs),
     /// Keep an artifact, or parts of it, from being evicted: what is cached of it, and what will be.
-    Pin(PinArgs),
+    Pin(Box<PinArgs>),
     /// Take a pin back.
     Unpin(UnpinArgs),
     /// Drop what no mount uses.
@@ -413,6 +431,9 @@ pub(super) struct ArtifactArgs {
     /// The bounds of the cache.
     #[command(flatten)]
     pub(super) limits: CacheLimitArgs,
+    /// What can be watched.
+    #[command(flatten)]
+    pub(super) watch: WatchArgs,
     /// How the registry is reached.
     #[command(flatten)]
     pub(super) source: SourceArgs,

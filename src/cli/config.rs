@@ -32,10 +32,11 @@ enum Kind {
 }
 
 /// Every key.
-const KEYS: [(&str, Kind); 16] = [
+const KEYS: [(&str, Kind); 17] = [
     ("cache-dir", Kind::Path),
     ("cache-size", Kind::Number),
     ("cache-min-free", Kind::Number),
+    ("metrics-addr", Kind::Text),
     ("log-level", Kind::Text),
     ("log-format", Kind::Text),
     ("log-file", Kind::Path),

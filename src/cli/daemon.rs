@@ -48,7 +48,7 @@ pub(super) async fn serve(global: &GlobalArgs, arguments: &DaemonArgs) -> Result
     let cache = settings::cache(global, &arguments.limits)?;
     let (keeper, inherited) = Keeper::inherit()?.ok_or_else(not_by_hand)?;
     let service = Service { keeps_mounts: arguments.keep_mounts, restores: arguments.restore };
-    Owner::start_service(cache, keeper, inherited, service)?.serve().await;
+    Owner::start_service(cache, arguments.watch.metrics_addr, keeper, inherited, service)?.serve().await;
     Ok(())
 }
 

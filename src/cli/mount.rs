@@ -1,6 +1,7 @@
 //! `mount` and the hidden `owner`.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 
@@ -17,7 +18,7 @@ use crate::daemon::{Client, locate, start};
 use crate::keeper::{self, Keeper, Servers};
 use crate::mount::{MountRequest, MountSummary};
 
-use super::args::{CacheLimitArgs, GlobalArgs, MountArgs};
+use super::args::{CacheLimitArgs, GlobalArgs, MountArgs, OwnerArguments, WatchArgs};
 use super::exit::{Failure, say};
 use super::size::{Floor, Size};
 use super::{log, output, settings};
@@ -48,10 +49,11 @@ pub(super) async fn run(global: &GlobalArgs, arguments: &MountArgs) -> Result<()
     if arguments.foreground {
         return in_foreground(global, arguments, &request).await;
     }
-    let command = settings::owner_command(global, &cache_dir, &arguments.limits)?;
+    let command = settings::owner_command(global, &cache_dir, &arguments.limits, &arguments.watch)?;
     let (client, summary) =
         start::mount(&cache_dir, &request, settings::wanted_limits(&arguments.limits), &command).await?;
     warn_of_other_limits(&client, &arguments.limits).await;
+    warn_of_other_address(&client, &arguments.watch).await;
     print_summary(&summary)
 }
 
@@ -69,7 +71,7 @@ async fn in_foreground(
     let mut told = [listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?];
     let mut attempts = 0;
     loop {
-        let busy = match Owner::start(cache.clone()) {
+        let busy = match Owner::start(cache.clone(), arguments.watch.metrics_addr) {
             Ok(owner) => return own(owner, request).await,
             Err(error) if error.kind() == ErrorKind::Busy => error,
             Err(error) => return Err(error.into()),
@@ -77,6 +79,7 @@ async fn in_foreground(
         match start::ask(&client, request, settings::wanted_limits(&arguments.limits)).await {
             Ok(summary) => {
                 warn_of_other_limits(&client, &arguments.limits).await;
+                warn_of_other_address(&client, &arguments.watch).await;
                 print_summary(&summary)?;
                 return stay(&client, request, &mut told).await;
             }
@@ -210,6 +213,23 @@ async fn warn_of_other_limits(client: &Client, limits: &CacheLimitArgs) {
     }
 }
 
+/// So does the address that its metrics are told at. Port 0 is any.
+async fn warn_of_other_address(client: &Client, watch: &WatchArgs) {
+    let Some(wanted) = watch.metrics_addr else { return };
+    let Ok(owner) = client.version().await else { return };
+    let is_wanted = |there: SocketAddr| there == wanted || (wanted.port() == 0 && there.ip() == wanted.ip());
+    if owner.metrics_addr.is_some_and(is_wanted) {
+        return;
+    }
+    let there = owner.metrics_addr.map_or_else(|| "no address".to_owned(), |address| address.to_string());
+    say(&format!(
+        "warning: the process that owns the cache {} (pid {}) tells its metrics at {there} (not {wanted}); a mount \
+         once all its mounts are unmounted can have another",
+        owner.cache_dir.display(),
+        owner.pid,
+    ));
+}
+
 /// A floor for people; as text it is exact, for processes.
 fn floor_text(floor: Floor) -> String {
     match floor {
@@ -247,20 +267,21 @@ pub(super) fn hold_in_background(arguments: Vec<OsString>) -> Result<u8> {
 ///
 /// # Errors
 /// `Busy` when another process owns the directory; what opening it failed with.
-pub(super) async fn serve_held(global: &GlobalArgs, limits: &CacheLimitArgs) -> Result<(), Failure> {
-    let cache = settings::cache(global, limits)?;
+pub(super) async fn serve_held(arguments: &OwnerArguments) -> Result<(), Failure> {
+    let OwnerArguments { global, limits, watch } = arguments;
+    let (cache, metrics_addr) = (settings::cache(global, limits)?, watch.metrics_addr);
     let directory: PathBuf = cache.directory.clone();
     let log = || log::to_file(global, &start::log_path(&directory));
     let owner = match Keeper::inherit()? {
         Some((keeper, inherited)) if inherited.kept.is_empty() => {
-            let owner = Owner::start_held(cache, keeper, inherited)?;
+            let owner = Owner::start_held(cache, metrics_addr, keeper, inherited)?;
             // Only now, with the directory made and taken.
             log()?;
             owner
         }
         Some((keeper, inherited)) => {
             log()?;
-            Owner::start_held(cache, keeper, inherited)?
+            Owner::start_held(cache, metrics_addr, keeper, inherited)?
         }
         None => return Err(Error::new(ErrorKind::Usage, "this is started by `refmount owner`").into()),
     };

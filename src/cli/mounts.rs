@@ -242,6 +242,7 @@ fn status_text(status: &MountStatus) -> String {
         facts.push(("subpath", printable(subpath)));
     }
     facts.push(("fetched", human(status.network_bytes)));
+    facts.extend(why_slow(status));
     facts.push(("cached", format!("{} of {}", human(status.cached_bytes), human(summary.total_bytes))));
     // Of a single host there is nothing to say that the reference does not, unless it fails.
     if status.hosts.len() > 1 || status.hosts.iter().any(|host| host.failures > 0) {
@@ -287,6 +288,35 @@ fn status_text(status: &MountStatus) -> String {
     format!("{}\n{}{left_out}", table(&facts), table(&rows))
 }
 
+/// What was fetched for what, and how long readers waited for it.
+fn why_slow(status: &MountStatus) -> Vec<(&'static str, String)> {
+    let fetched = &status.fetched_bytes;
+    let causes = [
+        (fetched.demand, "for readers"),
+        (fetched.read_ahead, "ahead of readers"),
+        (fetched.prefetch, "before anybody asked"),
+        (fetched.first_reading, "to read archives"),
+    ];
+    let causes: Vec<String> = causes
+        .into_iter()
+        .filter(|(bytes, _)| *bytes > 0)
+        .map(|(bytes, cause)| format!("{} {cause}", human(bytes)))
+        .collect();
+    let mut facts = Vec::new();
+    if !causes.is_empty() {
+        facts.push(("of these", causes.join(", ")));
+    }
+    if status.wasted_bytes > 0 {
+        facts.push(("in vain", format!("{}, gone before anybody read it", human(status.wasted_bytes))));
+    }
+    if status.reads_waited > 0 {
+        let plural = if status.reads_waited == 1 { "" } else { "s" };
+        let (reads, seconds) = (status.reads_waited, status.waited_seconds);
+        facts.push(("waited", format!("{reads} read{plural} that the cache had not, {seconds:.1} s in all")));
+    }
+    facts
+}
+
 fn served_by(host: &HostStatus) -> String {
     let mut text = format!("{}, {}", printable(&host.host), human(host.bytes));
     if host.is_mirror {
@@ -317,7 +347,7 @@ fn standing_name(standing: Standing) -> &'static str {
 mod tests {
     use super::*;
     use crate::base::Algorithm;
-    use crate::mount::FileStatus;
+    use crate::mount::{FetchedBytes, FileStatus};
 
     fn status_of_one_file() -> MountStatus {
         MountStatus {
@@ -333,6 +363,10 @@ mod tests {
                 warnings: vec!["odd".into()],
             },
             network_bytes: 5,
+            fetched_bytes: FetchedBytes { demand: 2, read_ahead: 3, ..FetchedBytes::default() },
+            wasted_bytes: 0,
+            reads_waited: 0,
+            waited_seconds: 0.0,
             cached_bytes: 5,
             rejected_chunks: 0,
             hosts: Vec::new(),
@@ -356,6 +390,12 @@ mod tests {
         {
             assert!(value.get(name).is_some(), "{name} is missing in {value}");
         }
+        for name in ["wasted_bytes", "reads_waited", "waited_seconds"] {
+            assert!(value[name].is_number(), "{name} is missing in {value}");
+        }
+        for name in ["demand", "read_ahead", "prefetch", "first_reading"] {
+            assert!(value["fetched_bytes"][name].is_number(), "{name} is missing in {value}");
+        }
         let file = &value["files"][0];
         assert_eq!(file["standing"], "pending");
         for name in ["path", "size", "cached_bytes", "passthrough"] {
@@ -377,6 +417,18 @@ mod tests {
         let text = status_text(&status);
         assert!(text.contains("failed:      layer x is cut short; "), "{text}");
         assert!(!text.contains("reading:"), "{text}");
+    }
+
+    #[test]
+    fn the_text_of_status_says_why_reads_were_slow() {
+        let mut status = status_of_one_file();
+        let text = status_text(&status);
+        assert!(text.contains("of these:    2 B for readers, 3 B ahead of readers\n"), "{text}");
+        assert!(!text.contains("in vain:") && !text.contains("waited:"), "{text}");
+        (status.wasted_bytes, status.reads_waited, status.waited_seconds) = (3, 1, 0.25);
+        let text = status_text(&status);
+        assert!(text.contains("in vain:     3 B, gone before anybody read it\n"), "{text}");
+        assert!(text.contains("waited:      1 read that the cache had not, 0.2 s in all\n"), "{text}");
     }
 
     #[test]

@@ -70,7 +70,8 @@ fn content_text(content: &CacheContent) -> String {
 pub(super) async fn pin(global: &GlobalArgs, arguments: &PinArgs) -> Result<(), Failure> {
     let cache_dir = settings::cache_dir(global)?;
     let body = settings::artifact_body(&arguments.reference, &arguments.artifact)?;
-    let command = settings::owner_command(global, &cache_dir, &arguments.artifact.limits)?;
+    let command =
+        settings::owner_command(global, &cache_dir, &arguments.artifact.limits, &arguments.artifact.watch)?;
     let ask = async |client: &crate::daemon::Client| client.pin(&body).await;
     let (_, pinned) = start::with_owner(&cache_dir, &command, ask).await?;
     match arguments.output.output {

@@ -13,7 +13,7 @@ use crate::registry::{SourceOptions, default_auth_files};
 
 use super::args::{
     ArtifactArgs, CacheLimitArgs, GlobalArgs, LogFormat, MountArgs, PrefetchArg, PullArg, SourceArgs,
-    VerifyArg,
+    VerifyArg, WatchArgs,
 };
 use super::registry_files::RegistryFiles;
 use super::size::Floor;
@@ -208,6 +208,7 @@ pub(super) fn owner_command(
     global: &GlobalArgs,
     cache_dir: &Path,
     limits: &CacheLimitArgs,
+    watch: &WatchArgs,
 ) -> Result<OwnerCommand> {
     let program = std::env::current_exe().context(|| "cannot find the path of this program")?;
     let format = match global.log_format {
@@ -222,6 +223,9 @@ pub(super) fn owner_command(
     }
     if let Some(floor) = limits.cache_min_free {
         arguments.extend(["--cache-min-free".into(), floor.to_string().into()]);
+    }
+    if let Some(address) = watch.metrics_addr {
+        arguments.extend(["--metrics-addr".into(), address.to_string().into()]);
     }
     Ok(OwnerCommand { program, arguments })
 }
@@ -257,15 +261,17 @@ mod tests {
 
     #[test]
     fn the_owner_gets_the_limits_that_were_typed() {
-        let typed = ["refmount", "mount", "--cache-size", "1GiB", "--cache-min-free", "2%", "oci:/a", "/m"];
+        let typed = ["refmount", "mount", "--cache-size", "1GiB", "--cache-min-free", "2%"];
+        let typed = typed.into_iter().chain(["--metrics-addr", "[::1]:9500", "oci:/a", "/m"]);
         let parsed = Arguments::parse_from(typed);
         let Command::Mount(mount) = &parsed.command else { panic!() };
-        let command = owner_command(&parsed.global, Path::new("/c"), &mount.limits).unwrap();
+        let command = owner_command(&parsed.global, Path::new("/c"), &mount.limits, &mount.watch).unwrap();
         assert_eq!(command.arguments[0], OWNER);
         // The first argument leads to that grammar, in which it stands for the program's name.
         let again = OwnerArguments::parse_from(command.arguments);
         let settings = cache(&again.global, &again.limits).unwrap();
         assert_eq!((settings.directory, settings.bytes_max), ("/c".into(), 1 << 30));
         assert_eq!(settings.free_space_min, FreeSpaceFloor::Percent(2.0));
+        assert_eq!(again.watch.metrics_addr, Some("[::1]:9500".parse().unwrap()));
     }
 }

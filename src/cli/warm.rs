@@ -32,7 +32,8 @@ pub(super) async fn run(global: &GlobalArgs, arguments: &WarmArgs) -> Result<(),
     let Some(reference) = &arguments.reference else { return list(global, format).await };
     let cache_dir = settings::cache_dir(global)?;
     let body = settings::artifact_body(reference, &arguments.artifact)?;
-    let command = settings::owner_command(global, &cache_dir, &arguments.artifact.limits)?;
+    let command =
+        settings::owner_command(global, &cache_dir, &arguments.artifact.limits, &arguments.artifact.watch)?;
     let ask = async |client: &Client| client.warm(&body).await;
     let (client, begun) = start::with_owner(&cache_dir, &command, ask).await?;
     warn(&begun);

@@ -1,5 +1,6 @@
 //! What travels over the control socket. Version 1; fields are added, never changed.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -93,6 +94,9 @@ pub struct OwnerInfo {
     /// What its cache leaves free of its file system; not known of older owners.
     #[serde(default)]
     pub cache_free_space_min: Option<FreeSpaceFloor>,
+    /// Where it tells its metrics over TCP, if it does.
+    #[serde(default)]
+    pub metrics_addr: Option<SocketAddr>,
 }
 
 impl OwnerInfo {

@@ -65,6 +65,14 @@ pub trait Mount: Send + Sync {
     fn record(&self) -> Option<MountRecord> {
         None
     }
+    /// How many files of it are open.
+    fn open_files(&self) -> usize {
+        0
+    }
+    /// What may be read to find out whether it is served: a file, or where there is none, the mount point.
+    fn sample(&self) -> PathBuf {
+        self.summary().mountpoint
+    }
     /// Returns once the mount is gone.
     async fn ended(&self);
     /// Unmounts, lazily where files are open.
@@ -86,6 +94,14 @@ impl Mount for Mounted {
 
     fn record(&self) -> Option<MountRecord> {
         Some(self.record().clone())
+    }
+
+    fn open_files(&self) -> usize {
+        self.open_files()
+    }
+
+    fn sample(&self) -> PathBuf {
+        self.sample()
     }
 
     async fn ended(&self) {
@@ -325,6 +341,19 @@ impl Mounts {
         list
     }
 
+    /// The mounts that are served, those that linger too.
+    #[must_use]
+    pub fn served(&self) -> Vec<Arc<dyn Mount>> {
+        let state = self.state();
+        state.slots.values().chain(state.lingering.values()).filter_map(running).collect()
+    }
+
+    /// Those of them that are in their places.
+    #[must_use]
+    pub fn running(&self) -> Vec<Arc<dyn Mount>> {
+        self.state().slots.values().filter_map(running).collect()
+    }
+
     /// The mount on `target`.
     ///
     /// # Errors
@@ -484,10 +513,8 @@ impl Life {
         };
         let mount = result.as_ref().ok().cloned();
         if let Some(mount) = mount {
-            tracing::info!("mounted {} on {}", request.reference, self.target.display());
             sender.send_replace(Some(result));
             mount.ended().await;
-            tracing::info!("{} is unmounted", self.target.display());
         } else {
             // The slot first, so that whoever hears of the failure can ask again at once.
             self.remove();

@@ -5,7 +5,8 @@
 //! (SIGTERM, SIGINT), it unmounts everything and is gone within [`EXIT_LIMIT`]; one that a single mount was the reason
 //! for unmounts only that one on the first Ctrl-C.
 
-use std::os::fd::AsFd as _;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +33,7 @@ use super::mounts::{Mount, Mounter, Mounts};
 use super::persisted::{Recording, Records};
 use super::server::{self, ControlListener, Served};
 use super::warms::Warms;
+use super::watch::{Watch, WatchListener};
 
 /// How long an owner waits for its first mount. Whoever started it is about to ask.
 const FIRST_MOUNT_GRACE: Duration = Duration::from_secs(10);
@@ -155,19 +157,24 @@ enum Told {
 }
 
 impl Owner {
-    /// Takes the cache directory and answers from now on.
+    /// Takes the cache directory and answers from now on; at `metrics_addr`, what can be watched.
     ///
     /// # Errors
-    /// `Busy` when another process owns the directory; those of [`Cache::open`] and [`server::bind`].
-    pub fn start(settings: CacheSettings) -> Result<Self> {
+    /// `Busy` when another process owns the directory; those of [`Cache::open`], [`server::bind`] and
+    /// [`WatchListener::at`].
+    pub fn start(settings: CacheSettings, metrics_addr: Option<SocketAddr>) -> Result<Self> {
         raise_descriptor_limit();
         let cache = Cache::open(settings.clone())?;
         let layers = layers(&cache);
         let mounter = KernelMounter::new(Arc::clone(&layers), None, &Inherited::default());
         let mounts = Mounts::new(Arc::new(mounter));
-        let warms = Warms::new(layers, Arc::clone(&mounts), None);
+        let watch = Watch::new(Arc::clone(&mounts), Arc::clone(layers.fetcher()), 0);
+        if let Some(address) = metrics_addr {
+            watch.serve(WatchListener::at(address, None)?);
+        }
+        let warms = Warms::new(layers, mounts, None);
         let begin = std::future::ready(());
-        Self::start_with(settings, mounts, warms, None, HeldAs::alone(), None, begin)
+        Self::start_with(settings, watch, warms, None, HeldAs::alone(), None, begin)
     }
 
     /// As [`Self::start`], for a process that `keeper` holds for: goes on with what the process before this one has
@@ -175,20 +182,27 @@ impl Owner {
     ///
     /// # Errors
     /// As [`Self::start`]; `Io` when the holder does not answer.
-    pub fn start_held(settings: CacheSettings, keeper: Keeper, inherited: Inherited) -> Result<Self> {
-        Self::take_over(settings, keeper, inherited, None)
+    pub fn start_held(
+        settings: CacheSettings,
+        metrics_addr: Option<SocketAddr>,
+        keeper: Keeper,
+        inherited: Inherited,
+    ) -> Result<Self> {
+        Self::take_over(settings, metrics_addr, keeper, inherited, None)
     }
 
     fn take_over(
         settings: CacheSettings,
+        metrics_addr: Option<SocketAddr>,
         keeper: Keeper,
         mut inherited: Inherited,
         service: Option<Service>,
     ) -> Result<Self> {
         raise_descriptor_limit();
         let keeper = Arc::new(keeper);
+        let goes_on = !inherited.kept.is_empty();
         let mut take = |name: &str| inherited.kept.remove(name).and_then(|mut kept| kept.pop());
-        let (lock, socket) = (take(LOCK), take(SOCKET));
+        let (lock, socket, watched) = (take(LOCK), take(SOCKET), take(WATCHED));
         let cache = Cache::open_held(settings.clone(), HeldBy { pid: inherited.holder, lock })?;
         keeper.keep(LOCK, &[cache.lock()?.as_fd()])?;
         let layers = layers(&cache);
@@ -213,7 +227,8 @@ impl Owner {
             let deaths = inherited.deaths;
             tracing::error!(
                 deaths,
-                "the process before this one is gone: {died}; going on with what it has left"
+                died,
+                "the process before this one is gone; going on with what it has left"
             );
         }
         let held_as = HeldAs {
@@ -224,6 +239,8 @@ impl Owner {
         };
         let is_on_trial = inherited.is_on_trial;
         let mounts = Mounts::new(mounter);
+        let watch = Watch::new(Arc::clone(&mounts), Arc::clone(layers.fetcher()), inherited.deaths);
+        watch_held(&watch, metrics_addr, watched, &keeper, goes_on, is_on_trial)?;
         let warms = Warms::new(layers, Arc::clone(&mounts), Some(Arc::clone(&keeper)));
         warms.resume(&mut inherited);
         for (name, descriptors) in inherited.kept {
@@ -251,13 +268,13 @@ impl Owner {
                 Err(error) => tracing::warn!("{}", error.chain()),
             }
         };
-        Self::start_with(settings, mounts, warms, Some(listener), held_as, running, begin)
+        Self::start_with(settings, watch, warms, Some(listener), held_as, running, begin)
     }
 
     /// Answers on `listener`, or on a new one, once `begin` is done.
     fn start_with(
         settings: CacheSettings,
-        mounts: Arc<Mounts>,
+        watch: Arc<Watch>,
         warms: Arc<Warms>,
         listener: Option<ControlListener>,
         held_as: HeldAs,
@@ -265,7 +282,7 @@ impl Owner {
         begin: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Self> {
         let signals = Signals::new()?;
-        let cache = Arc::clone(warms.layers().fetcher().cache());
+        let (mounts, cache) = (Arc::clone(watch.mounts()), Arc::clone(watch.cache()));
         let info = OwnerInfo {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: held_as.pid,
@@ -275,6 +292,7 @@ impl Owner {
             cache_dir: settings.directory.clone(),
             cache_bytes_max: settings.bytes_max,
             cache_free_space_min: Some(settings.free_space_min),
+            metrics_addr: None,
         };
         let socket = cache.paths().control_socket().to_owned();
         let listener = listener.map_or_else(|| server::bind(&socket), Ok)?;
@@ -286,6 +304,7 @@ impl Owner {
             keeper: held_as.keeper,
             info,
             records,
+            watch,
         };
         let (stop_server, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(async move {
@@ -413,9 +432,41 @@ const FAILED_TRIAL: i32 = 1;
 /// to be read again.
 const RESUME_LIMIT: Duration = Duration::from_secs(5);
 
-/// The names that the lock and the socket are kept under.
+/// The names that the lock and the sockets are kept under.
 const LOCK: &str = "lock";
 const SOCKET: &str = "socket";
+const WATCHED: &str = "watched";
+
+/// Tells metrics at `address`, and has `keeper` keep the socket; `kept` is the one that it has kept. A process that goes on
+/// with mounts does so without metrics rather than not at all.
+fn watch_held(
+    watch: &Arc<Watch>,
+    address: Option<SocketAddr>,
+    kept: Option<OwnedFd>,
+    keeper: &Keeper,
+    goes_on: bool,
+    is_on_trial: bool,
+) -> Result<()> {
+    // A service reads its configuration anew, so another address may be wanted than before; and as long as the holder has
+    // the old socket, it is in the way of others.
+    let was_kept = kept.is_some();
+    let kept = kept.filter(|kept| address.is_some_and(|address| WatchListener::is_at(kept, address)));
+    // A program on trial would fail it by letting go of anything.
+    if was_kept && kept.is_none() && !is_on_trial {
+        keeper.forget(WATCHED)?;
+    }
+    let Some(address) = address else { return Ok(()) };
+    let listener = match WatchListener::at(address, kept) {
+        Err(error) if goes_on => {
+            tracing::error!("{}", error.chain());
+            return Ok(());
+        }
+        listener => listener?,
+    };
+    keeper.keep(WATCHED, &[listener.as_fd()])?;
+    watch.serve(listener);
+    Ok(())
+}
 
 /// Leaves everything to the next process as soon as the holder says so: makes the cache durable and ends, without
 /// unmounting anything.

@@ -281,6 +281,14 @@ impl Mount for Recorded {
         self.mount.record()
     }
 
+    fn open_files(&self) -> usize {
+        self.mount.open_files()
+    }
+
+    fn sample(&self) -> PathBuf {
+        self.mount.sample()
+    }
+
     async fn ended(&self) {
         self.mount.ended().await;
         let (mounter, target) = (Arc::clone(&self.mounter), self.target.clone());

@@ -30,6 +30,7 @@ use super::mounts::{Answer, Mounts};
 use super::persisted::{Pending, Records};
 use super::upgrade::{self, UpgradeBegun, UpgradeRequest};
 use super::warms::Warms;
+use super::watch::{self, Watch};
 
 /// Bytes of a path to a Unix socket: `sun_path` without its closing NUL (unix(7)).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -49,6 +50,8 @@ pub struct Served {
     pub info: OwnerInfo,
     /// What is mounted again when the owner is started anew, if it is.
     pub records: Option<Arc<Records>>,
+    /// What can be watched of them.
+    pub watch: Arc<Watch>,
 }
 
 /// Makes the socket at `path`, in place of any that is there. The caller holds the lock of the directory, so what
@@ -190,6 +193,7 @@ pub fn router(served: Served) -> axum::Router {
     known_routes()
         .into_iter()
         .fold(axum::Router::new(), add)
+        .merge(watch::router(&served.watch))
         .fallback(unknown)
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(api::REQUEST_BYTES_MAX))
@@ -283,7 +287,7 @@ async fn health(State(served): State<Served>) -> Result<Json<Health>, Refusal> {
 }
 
 async fn version(State(served): State<Served>) -> Json<OwnerInfo> {
-    Json(served.info)
+    Json(OwnerInfo { metrics_addr: served.watch.address(), ..served.info })
 }
 
 async fn list(State(served): State<Served>) -> Response {

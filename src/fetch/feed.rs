@@ -12,7 +12,9 @@ use crate::base::{Algorithm, Digest, Error, ErrorKind, Result, chunk_count, chun
 use crate::cache::{Segment, SegmentId};
 use crate::layer::SegmentProof;
 
+use super::counters::{Counters, Counts};
 use super::lease::{Listener, Tell};
+use super::readers::Readers;
 use super::slot::Slot;
 use super::state::{Pending, RunKind, State};
 use super::verify::Verification;
@@ -44,19 +46,6 @@ impl Standing {
             Self::Proven => "proven",
         }
     }
-}
-
-/// What was counted for a segment, since it was first wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Bytes of bodies that arrived.
-    pub network_bytes: u64,
-    /// Those of them that read-ahead asked for.
-    pub ahead_bytes: u64,
-    /// Requests made.
-    pub requests: u64,
-    /// Chunks that failed their check.
-    pub rejected_chunks: u64,
 }
 
 /// Where a wanted chunk is to be had.
@@ -125,15 +114,6 @@ pub struct Feed {
     last_access: AtomicU64,
 }
 
-/// The living form of [`Counters`].
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) network_bytes: AtomicU64,
-    pub(super) ahead_bytes: AtomicU64,
-    pub(super) requests: AtomicU64,
-    pub(super) rejected_chunks: AtomicU64,
-}
-
 impl Feed {
     pub(super) fn new(
         fetcher: Arc<Fetcher>,
@@ -152,6 +132,7 @@ impl Feed {
             (Some(_), _) | (None, Proving::Origin) => Verification::Verified,
             (None, Proving::Whole | Proving::Part(_)) => Verification::Open { rejections: 0 },
         };
+        let counts = Counts::new(Arc::clone(&fetcher.totals), segment.unread_bytes());
         let blob = Self {
             fetcher,
             digest,
@@ -163,7 +144,7 @@ impl Feed {
             state: Mutex::default(),
             proof: proof.map_or_else(OnceLock::new, OnceLock::from),
             verification: watch::Sender::new(verification),
-            counts: Counts::default(),
+            counts,
             listeners: Mutex::default(),
             is_checked: AtomicBool::new(false),
             read_ahead: Mutex::new(read_ahead),
@@ -181,7 +162,7 @@ impl Feed {
             let stored = self.segment.chunk_digest(chunk);
             if stored.is_some_and(|digest| proof.chunk_digest(chunk) != Some(digest.as_bytes())) {
                 tracing::warn!(digest = %self.digest, chunk, "dropped a cached chunk that its digest disproves");
-                self.count_rejected(1);
+                self.counts.rejected(1);
                 self.segment.remove(chunk..chunk + 1);
                 were_wrong = true;
             }
@@ -216,20 +197,14 @@ impl Feed {
     /// What was counted so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counters {
-            network_bytes: read(&self.counts.network_bytes),
-            ahead_bytes: read(&self.counts.ahead_bytes),
-            requests: read(&self.counts.requests),
-            rejected_chunks: read(&self.counts.rejected_chunks),
-        }
+        self.counts.now(self.segment.unread_bytes())
     }
 
     /// How many bytes have arrived since the blob was first wanted: as long as this grows, it is worth waiting.
     /// Bytes that come again and again count too; a fetch that gets nothing else ends by itself.
     #[must_use]
     pub fn progress(&self) -> u64 {
-        self.counts.network_bytes.load(Ordering::Relaxed).wrapping_add(self.sources.progress())
+        self.counts.arrived_bytes().wrapping_add(self.sources.progress())
     }
 
     /// Why `chunk` does not come, as far as that is known.
@@ -254,6 +229,12 @@ impl Feed {
     #[must_use]
     pub fn source_names(&self) -> String {
         self.sources.names()
+    }
+
+    /// What is counted of all readers of the cache.
+    #[must_use]
+    pub fn readers(&self) -> &Arc<Readers> {
+        &self.fetcher.readers
     }
 
     /// Whether each chunk is checked by a digest of its own.
@@ -284,10 +265,6 @@ impl Feed {
         )
     }
 
-    pub(super) fn count_rejected(&self, chunks: u64) {
-        self.counts.rejected_chunks.fetch_add(chunks, Ordering::Relaxed);
-    }
-
     /// Says for each of `chunks` where it is to be had, and starts fetching those that nobody fetches yet,
     /// neighbours in one request.
     ///
@@ -302,6 +279,7 @@ impl Feed {
             for chunk in chunks {
                 if let Some(pending) = state.slots.get_mut(&chunk) {
                     pending.wanted_at = clock::now();
+                    pending.is_wanted = true;
                     wanted.push(Wanted::Coming(Coming(pending.slot.clone())));
                 } else if self.segment.is_present(chunk) {
                     wanted.push(Wanted::Cached);

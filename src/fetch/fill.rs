@@ -27,7 +27,7 @@ impl Feed {
     /// # Errors
     /// What the fetch failed with; `NoSpace` when the cache cannot hold the whole blob.
     pub async fn fill(self: &Arc<Self>, is_demand: bool) -> Result<()> {
-        let kind = if is_demand { RunKind::Demand } else { RunKind::Ahead };
+        let kind = if is_demand { RunKind::Demand } else { RunKind::Prefetch };
         let (slot, is_first) = {
             let mut state = lock(&self.state);
             match &state.filling {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::base::{Error, ErrorKind, Result};
 use crate::registry::BlobSource;
 
-use super::feed::{Counters, Feed};
+use super::counters::Counters;
+use super::feed::Feed;
 use super::{FetchSettings, lock};
 
 /// Whoever is told that something happened.
@@ -55,16 +56,10 @@ impl FeedLease {
         &self.blob
     }
 
-    /// Bytes fetched since the lease began.
+    /// What was counted since the lease began.
     #[must_use]
-    pub fn network_bytes(&self) -> u64 {
-        self.blob.counters().network_bytes - self.counters_before.network_bytes
-    }
-
-    /// Chunks that failed their check since the lease began.
-    #[must_use]
-    pub fn rejected_chunks(&self) -> u64 {
-        self.blob.counters().rejected_chunks - self.counters_before.rejected_chunks
+    pub fn counters(&self) -> Counters {
+        self.blob.counters().since(self.counters_before)
     }
 
     /// Has `tell` called, while the lease lives, whenever bytes that were handed out turn out to be wrong.

@@ -43,7 +43,7 @@ impl SourceLimits {
     pub(super) async fn permit(&self, kind: RunKind) -> Option<OwnedSemaphorePermit> {
         let requests = match kind {
             RunKind::Demand => &self.demand_requests,
-            RunKind::Ahead => {
+            RunKind::Ahead | RunKind::Prefetch => {
                 self.wait_while_slowed().await;
                 &self.ahead_requests
             }

@@ -12,6 +12,7 @@ use crate::cache::Epoch;
 
 use super::feed::Feed;
 use super::lock;
+use super::run::Arrival;
 use super::state::RunKind;
 
 /// The chunks of one segment on their way; ends when it is dropped.
@@ -56,7 +57,7 @@ impl Passage {
         if let Some(proof) = self.feed.proof.get()
             && proof.chunk_digest(chunk) != Some(digest.as_bytes())
         {
-            self.feed.count_rejected(1);
+            self.feed.counts.rejected(1);
             return Err(Error::new(
                 crate::base::ErrorKind::Corrupt,
                 format!("layer {}: chunk {chunk} of a segment is not what it was before", self.feed.digest()),
@@ -71,7 +72,8 @@ impl Passage {
         };
         let stores = keep || was_awaited;
         if stores {
-            self.feed.store(chunk, bytes, digest, self.epoch, was_awaited);
+            let arrival = Arrival { was_awaited, is_ahead: false };
+            self.feed.store(chunk, bytes, digest, self.epoch, arrival);
         } else {
             lock(&self.feed.state).settle(chunk);
         }

@@ -10,18 +10,39 @@ use crate::base::chunk::chunks_of;
 use crate::base::{Error, ErrorKind, Result, chunk_range};
 
 use super::feed::{Coming, Feed, Wanted};
+use super::readers::Served;
 
 /// How often a chunk is asked for again that was evicted between its arrival and the read. Each turn needs a
 /// whole cache of other chunks to pass in a few microseconds.
 const TURNS_MAX: u32 = 8;
 
 impl Feed {
-    /// Appends exactly the bytes `range` of the segment to `out`, from cache or network. Ends in an error when
+    /// Fills `buffer` (cleared first) with exactly the bytes `range` of the segment from the cache alone; `false`: not all
+    /// of them are there. Waits for the disk at most.
+    ///
+    /// # Errors
+    /// `Corrupt` for a blob that was rejected for good.
+    pub fn read_cached(self: &Arc<Self>, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
+        self.check_not_rejected()?;
+        let chunks = chunks_of(&range);
+        let is_hit = self.segment.read(range, buffer);
+        if is_hit {
+            self.accessed(chunks);
+        }
+        Ok(is_hit)
+    }
+
+    /// Appends exactly the bytes `range` of the segment to `out`, and says where they came from. Ends in an error when
     /// nothing at all arrives for `limit`.
     ///
     /// # Errors
     /// `Corrupt`, `TimedOut`, or what the source failed with once its attempts were used up.
-    pub async fn read(self: &Arc<Self>, range: Range<u64>, limit: Duration, out: &mut Vec<u8>) -> Result<()> {
+    pub async fn read(
+        self: &Arc<Self>,
+        range: Range<u64>,
+        limit: Duration,
+        out: &mut Vec<u8>,
+    ) -> Result<Served> {
         let wanted = self.want(chunks_of(&range))?;
         self.accessed(chunks_of(&range));
         self.take(wanted, range, limit, out).await
@@ -36,7 +57,7 @@ impl Feed {
         range: Range<u64>,
         limit: Duration,
         out: &mut Vec<u8>,
-    ) -> Result<()> {
+    ) -> Result<Served> {
         let wanted = self.want(chunks_of(&range))?;
         self.take(wanted, range, limit, out).await
     }
@@ -47,17 +68,20 @@ impl Feed {
         range: Range<u64>,
         limit: Duration,
         out: &mut Vec<u8>,
-    ) -> Result<()> {
+    ) -> Result<Served> {
         let mut wanted = wanted.into_iter();
+        let mut served = Served::default();
         for chunk in chunks_of(&range) {
             let whole = chunk_range(chunk, self.bytes);
             let part = range.start.max(whole.start)..range.end.min(whole.end);
-            self.append(chunk, part, wanted.next(), limit, out).await?;
+            let bytes = part.end - part.start;
+            let from_network = self.append(chunk, part, wanted.next(), limit, out).await?;
+            served.add(from_network, bytes);
         }
-        Ok(())
+        Ok(served)
     }
 
-    /// Appends the bytes `part` of chunk `chunk` to `out`.
+    /// Appends the bytes `part` of chunk `chunk` to `out`; says whether they came from the network.
     async fn append(
         self: &Arc<Self>,
         chunk: u64,
@@ -65,7 +89,7 @@ impl Feed {
         mut wanted: Option<Wanted>,
         limit: Duration,
         out: &mut Vec<u8>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut buffer = Vec::new();
         for _ in 0..TURNS_MAX {
             if let Some(Wanted::Coming(coming)) = wanted {
@@ -76,11 +100,11 @@ impl Feed {
                     Error::new(ErrorKind::Corrupt, format!("blob {}: chunk {chunk} is short", self.digest))
                 })?;
                 out.extend_from_slice(bytes);
-                return Ok(());
+                return Ok(true);
             }
             if self.segment.read(part.clone(), &mut buffer) {
                 out.extend_from_slice(&buffer);
-                return Ok(());
+                return Ok(false);
             }
             wanted = self.want(chunk..chunk + 1)?.pop();
         }

@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -78,6 +77,22 @@ struct Driver {
     attempts: Attempts,
     chunk_rejections: HashMap<u64, u32>,
     stores: JoinSet<()>,
+}
+
+/// On whose account a chunk came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    /// Somebody waited for it.
+    pub(super) was_awaited: bool,
+    /// It was fetched before anybody would.
+    pub(super) is_ahead: bool,
+}
+
+impl Arrival {
+    /// Whether it may turn out to have come in vain.
+    fn is_unread(self) -> bool {
+        self.is_ahead && !self.was_awaited
+    }
 }
 
 /// The retries of a run, and since when it has got nothing.
@@ -205,7 +220,7 @@ impl Driver {
         while next < end {
             if blob.segment.is_present(next) && !state.is_awaited(next) {
                 next += 1;
-            } else if self.kind == RunKind::Ahead
+            } else if self.kind.is_ahead()
                 && let Some(left_to) = state.left_to_another(self.id, next)
             {
                 next = left_to;
@@ -238,13 +253,8 @@ impl Driver {
 
     /// Counts what comes for this run.
     fn counter(&self) -> BlobBytes {
-        let (feed, is_ahead) = (self.blob.clone(), self.kind == RunKind::Ahead);
-        BlobBytes::new(move |bytes| {
-            feed.counts.network_bytes.fetch_add(bytes, Ordering::Relaxed);
-            if is_ahead {
-                feed.counts.ahead_bytes.fetch_add(bytes, Ordering::Relaxed);
-            }
-        })
+        let (feed, cause) = (self.blob.clone(), self.kind.cause());
+        BlobBytes::new(move |bytes| feed.counts.arrived(cause, bytes))
     }
 
     fn source(&self) -> Result<LeasedSource> {
@@ -260,7 +270,7 @@ impl Driver {
         permit: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<Outcome> {
         let blob = self.blob.clone();
-        blob.counts.requests.fetch_add(1, Ordering::Relaxed);
+        blob.counts.asked();
         let mut body = blob.origin.open(&leased.source, range.clone(), self.counter()).await?;
         if body.range != range && !self.accept_whole(&body) {
             return Ok(Outcome::Served);
@@ -360,12 +370,13 @@ impl Driver {
             }
             state.bring(self.id, chunk, &bytes)
         };
+        let arrival = Arrival { was_awaited, is_ahead: self.kind.is_ahead() };
         self.attempts.succeeded();
         self.chunk += 1;
         let permit = blob.fetcher.stores.clone().acquire_owned().await.ok();
         while self.stores.try_join_next().is_some() {}
         self.stores.spawn_blocking(move || {
-            blob.store(chunk, bytes, digest, epoch, was_awaited);
+            blob.store(chunk, bytes, digest, epoch, arrival);
             drop(permit);
         });
         true
@@ -374,7 +385,7 @@ impl Driver {
     /// Counts a chunk that failed its own check. `true`: its readers have got their error, go on after it.
     fn reject(&mut self, chunk: u64, leased: &LeasedSource) -> bool {
         let blob = &self.blob;
-        blob.count_rejected(1);
+        blob.counts.rejected(1);
         let source = leased.source.name();
         tracing::error!(digest = %blob.digest, chunk, source, "rejected a chunk: not the bytes of its digest");
         let rejections = self.chunk_rejections.entry(chunk).or_default();
@@ -403,7 +414,7 @@ impl Driver {
 
     fn step(&self) -> Step {
         let mut state = lock(&self.blob.state);
-        let covered = self.kind == RunKind::Ahead && state.covered_by_another(self.id, self.chunk).is_some();
+        let covered = self.kind.is_ahead() && state.covered_by_another(self.id, self.chunk).is_some();
         let rest_cached = (self.chunk..self.chunk + SKIP_MIN).all(|chunk| {
             chunk >= chunk_count(self.blob.bytes)
                 || (self.blob.segment.is_present(chunk) && !state.is_awaited(chunk))
@@ -465,7 +476,15 @@ impl Driver {
         let sources = u32::try_from(self.blob.sources.count()).unwrap_or(u32::MAX);
         // What came and is wrong is asked for once more, also where there is nobody else to ask.
         let attempts_max = if is_wrong {
-            self.blob.count_rejected(1);
+            self.blob.counts.rejected(1);
+            let (chunk, source) = (self.chunk, leased.source.name());
+            tracing::error!(
+                digest = %self.blob.digest,
+                chunk,
+                source,
+                error = failure.chain(),
+                "rejected a chunk: the source sends something else"
+            );
             sources.max(CHUNK_REJECTIONS_MAX)
         } else {
             sources
@@ -512,15 +531,19 @@ impl Feed {
         bytes: Bytes,
         digest: blake3::Hash,
         epoch: Epoch,
-        was_awaited: bool,
+        arrival: Arrival,
     ) {
         // It may have become known since the chunk was handed out; what it disproves must not come to be proven.
         if self.is_disproved(chunk, &digest) {
             return self.reject_stored(chunk);
         }
-        let stored = self.segment.store(chunk, &bytes, digest, epoch);
+        let length = bytes.len() as u64;
+        let stored = match arrival.is_unread() {
+            true => self.segment.store_unread(chunk, &bytes, digest, epoch),
+            false => self.segment.store(chunk, &bytes, digest, epoch),
+        };
         let is_here = matches!(stored, Stored::Stored | Stored::Skipped(SkipReason::AlreadyThere));
-        if !is_here && was_awaited {
+        if !is_here && arrival.was_awaited {
             let _state = lock(&self.state);
             if self.is_current(epoch) {
                 self.fetcher.remember(self.id(), chunk, bytes);
@@ -534,7 +557,17 @@ impl Feed {
             self.fetcher.forget(self.id());
             return self.reject_stored(chunk);
         }
-        lock(&self.state).settle(chunk);
+        let was_wanted = lock(&self.state).settle(chunk);
+        if arrival.is_unread() {
+            match stored {
+                Stored::Stored if was_wanted => self.segment.note_read(chunk..chunk + 1),
+                Stored::Stored => {}
+                // Somebody else has brought it too.
+                Stored::Skipped(SkipReason::AlreadyThere) => self.counts.dropped(length),
+                Stored::Skipped(_) if was_wanted => {}
+                Stored::Skipped(_) => self.counts.dropped(length),
+            }
+        }
         if is_here {
             self.verify_if_complete();
         }
@@ -551,7 +584,9 @@ impl Feed {
 
     /// A chunk that was handed out turned out wrong before the cache had it.
     fn reject_stored(&self, chunk: u64) {
-        self.count_rejected(1);
+        self.counts.rejected(1);
+        let source = self.source_names();
+        tracing::error!(digest = %self.digest, chunk, source, "rejected a chunk: not the bytes of its digest");
         lock(&self.state).settle(chunk);
         self.tell_rejected();
     }

@@ -27,6 +27,7 @@ use tokio::task::AbortHandle;
 
 use crate::base::{Error, clock};
 
+use super::counters::Cause;
 use super::slot::Slot;
 
 /// How far before a chunk a run may be for a reader to wait for it: 8 MiB pass in about the time that a
@@ -38,8 +39,29 @@ const NEAR: u64 = 8;
 pub(super) enum RunKind {
     /// A reader waits.
     Demand,
-    /// Nobody waits yet.
+    /// Nobody waits yet, but somebody will probably come to it.
     Ahead,
+    /// Nobody waits, and perhaps nobody ever will.
+    Prefetch,
+}
+
+impl RunKind {
+    /// Whether nobody waits for what it brings, so that those come first for whom somebody does.
+    pub(super) fn is_ahead(self) -> bool {
+        match self {
+            Self::Demand => false,
+            Self::Ahead | Self::Prefetch => true,
+        }
+    }
+
+    /// On whose account it fetches.
+    pub(super) fn cause(self) -> Cause {
+        match self {
+            Self::Demand => Cause::Demand,
+            Self::Ahead => Cause::ReadAhead,
+            Self::Prefetch => Cause::Prefetch,
+        }
+    }
 }
 
 /// One walk forward through a blob.
@@ -85,12 +107,19 @@ pub(super) struct Pending {
     pub(super) run: u64,
     /// When somebody last asked for it.
     pub(super) wanted_at: Instant,
+    /// Whether anybody ever did.
+    pub(super) is_wanted: bool,
 }
 
 impl Pending {
     /// An empty slot that a reader has just opened, for run `run` to fill.
     pub(super) fn new(run: u64) -> Self {
-        Self { slot: Arc::new(Slot::new()), run, wanted_at: clock::now() }
+        Self { slot: Arc::new(Slot::new()), run, wanted_at: clock::now(), is_wanted: true }
+    }
+
+    /// A slot that nobody has opened, for what run `run` brings.
+    fn unwanted(run: u64) -> Self {
+        Self { is_wanted: false, ..Self::new(run) }
     }
 }
 
@@ -183,16 +212,18 @@ impl State {
         let Some(run) = self.run(id) else { return false };
         run.next = run.next.max(chunk + 1);
         let was_awaited = self.is_awaited(chunk);
-        self.slots.entry(chunk).or_insert_with(|| Pending::new(id)).slot.complete(Ok(bytes.clone()));
+        self.slots.entry(chunk).or_insert_with(|| Pending::unwanted(id)).slot.complete(Ok(bytes.clone()));
         was_awaited
     }
 
     /// Closes the slot of a chunk that the cache has got, or has refused. A slot that waits is a later
-    /// reader's, opened after the chunk was settled once and evicted again.
-    pub(super) fn settle(&mut self, chunk: u64) {
-        if !self.is_awaited(chunk) {
-            self.slots.remove(&chunk);
+    /// reader's, opened after the chunk was settled once and evicted again. Says whether a reader has got the chunk out of
+    /// its slot, or is about to.
+    pub(super) fn settle(&mut self, chunk: u64) -> bool {
+        if self.is_awaited(chunk) {
+            return false;
         }
+        self.slots.remove(&chunk).is_some_and(|pending| pending.is_wanted)
     }
 
     /// Closes the slots of all chunks that the cache has not got yet: what comes of them is decided by their stores.
@@ -256,6 +287,20 @@ mod tests {
         state.slots.insert(2, Pending::new(first));
         state.settle(2);
         assert!(state.is_awaited(2), "the second store belongs to the first reader");
+    }
+
+    #[test]
+    fn a_chunk_that_was_asked_for_before_it_was_stored_is_known_to_have_been() {
+        let mut state = State::default();
+        let run = state.add_run(RunKind::Ahead, 0..4, 4);
+        state.slots.insert(0, Pending::new(run));
+        for chunk in 0..3 {
+            assert_eq!(state.bring(run, chunk, &bytes()), chunk == 0);
+        }
+        if let Some(pending) = state.slots.get_mut(&1) {
+            pending.is_wanted = true;
+        }
+        assert_eq!([0, 1, 2].map(|chunk| state.settle(chunk)), [true, true, false]);
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl Feed {
         self.verification.send_replace(next);
         // Last, so that whoever sees the count finds the rest as it is now.
         if is_wrong {
-            self.count_rejected(chunk_count(self.bytes));
+            self.counts.rejected(chunk_count(self.bytes));
         }
         // A chunk that came back while this pass was under way would otherwise start no other.
         if matches!(next, Verification::Open { .. }) {
@@ -104,7 +104,7 @@ impl Feed {
         let mut chunk_digests = Vec::new();
         let mut buffer = Vec::new();
         for chunk in 0..chunk_count(self.bytes) {
-            if !self.segment.read(self.byte_range(chunk), &mut buffer) {
+            if !self.segment.read_to_check(self.byte_range(chunk), &mut buffer) {
                 return Outcome::Incomplete;
             }
             hasher.update(&buffer);
@@ -159,7 +159,10 @@ impl Feed {
         }
         // Last, so that whoever sees the count finds the rest as it is now.
         for (feed, dropped) in feeds.iter().zip(dropped) {
-            feed.count_rejected(dropped);
+            feed.counts.rejected_with_others(dropped);
+        }
+        if let Some(feed) = feeds.first() {
+            feed.fetcher.totals.layer_rejected();
         }
     }
 

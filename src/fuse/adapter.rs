@@ -29,6 +29,7 @@ use crate::tree::Ino;
 use super::convert::{TTL, errno, file_attr, file_type, no_entry};
 use super::device::{Backing, Device};
 use super::greeting::Greeting;
+use super::requests::{Operation, Request as Asked};
 use super::tuning;
 
 /// No state hangs on a handle: everything follows from the inode.
@@ -125,7 +126,7 @@ impl Adapter {
         self.runtime.spawn(async move { answer(fs.when_known(limit, operation).await) });
     }
 
-    fn read_file(&self, ino: Ino, offset: u64, length: u32, reply: ReplyData) {
+    fn read_file(&self, ino: Ino, offset: u64, length: u32, reply: ReplyData, asked: Asked) {
         let _runtime = self.runtime.enter();
         let (answer, reply) =
             BUFFER.with_borrow_mut(|buffer| match self.fs.read_cached(ino, offset, length, buffer) {
@@ -145,6 +146,7 @@ impl Adapter {
                 Ok(bytes) => reply.data(&bytes),
                 Err(error) => reply.error(errno(&error)),
             }
+            drop(asked);
         });
     }
 }
@@ -157,10 +159,12 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// Runs a handler. If it panics, its reply is dropped, and a reply that is dropped answers EIO.
-fn guarded(operation: &str, handler: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(handler)).is_err() {
-        tracing::error!("a bug: {operation} panicked; it is answered with an I/O error");
+/// Runs a handler, which keeps what it is given until it has answered. If it panics, its reply is dropped, and a reply that
+/// is dropped answers EIO.
+fn guarded(operation: Operation, handler: impl FnOnce(Asked)) {
+    let asked = Asked::new(operation);
+    if catch_unwind(AssertUnwindSafe(|| handler(asked))).is_err() {
+        tracing::error!("a bug: {} panicked; it is answered with an I/O error", operation.name());
     }
 }
 
@@ -221,14 +225,17 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("lookup", || {
+        guarded(Operation::Lookup, |asked| {
             let parent = ino(parent);
             match lookup(&self.fs, parent, name) {
                 Err(FsError::NotYet) => {
                     let name = name.to_owned();
                     self.when_known(
                         move |fs| lookup(fs, parent, &name),
-                        move |answer| reply_entry(answer, reply),
+                        move |answer| {
+                            reply_entry(answer, reply);
+                            drop(asked);
+                        },
                     );
                 }
                 answer => reply_entry(answer, reply),
@@ -237,7 +244,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getattr(&self, _: &Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        guarded("getattr", || {
+        guarded(Operation::Getattr, |_asked| {
             let ttl = ttl(&self.fs);
             match self.fs.attributes(ino(number)) {
                 Ok(attributes) => reply.attr(&ttl, &file_attr(&attributes)),
@@ -247,14 +254,14 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
-        guarded("readlink", || match self.fs.read_link(ino(number)) {
+        guarded(Operation::Readlink, |_asked| match self.fs.read_link(ino(number)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&error)),
         });
     }
 
     fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guarded("open", || {
+        guarded(Operation::Open, |_asked| {
             let truncates = rustix::fs::OFlags::TRUNC.bits().cast_signed();
             if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & truncates != 0 {
                 return reply.error(read_only());
@@ -274,7 +281,7 @@ impl fuser::Filesystem for Adapter {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guarded("read", || self.read_file(ino(number), offset, size, reply));
+        guarded(Operation::Read, |asked| self.read_file(ino(number), offset, size, reply, asked));
     }
 
     fn release(
@@ -287,25 +294,28 @@ impl fuser::Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        guarded("release", || {
+        guarded(Operation::Release, |_asked| {
             self.open_files.close(ino(number), request.unique().0);
             reply.ok();
         });
     }
 
     fn opendir(&self, _: &Request, number: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        guarded("opendir", || {
+        guarded(Operation::Opendir, |asked| {
             let open = move |fs: &Filesystem| fs.read_directory(ino(number), 0, |_| false);
             match open(&self.fs) {
                 // Once it is open, all that it holds is known.
-                Err(FsError::NotYet) => self.when_known(open, |answer| reply_opendir(answer, reply)),
+                Err(FsError::NotYet) => self.when_known(open, |answer| {
+                    reply_opendir(answer, reply);
+                    drop(asked);
+                }),
                 answer => reply_opendir(answer, reply),
             }
         });
     }
 
     fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        guarded("readdir", || {
+        guarded(Operation::Readdir, |_asked| {
             let read = self.fs.read_directory(ino(number), offset, |entry| {
                 let attributes = &entry.attributes;
                 let kind = file_type(attributes.kind);
@@ -326,7 +336,7 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        guarded("readdirplus", || {
+        guarded(Operation::Readdirplus, |_asked| {
             let read = self.fs.read_directory(ino(number), offset, |entry| {
                 let attributes = file_attr(&entry.attributes);
                 !reply.add(attributes.ino, entry.next_offset, entry.name, &TTL, &attributes, GENERATION)
@@ -339,7 +349,7 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        guarded("statfs", || {
+        guarded(Operation::Statfs, |_asked| {
             let statistics = self.fs.statistics();
             let (block_bytes, name_bytes_max) = (statistics.block_bytes, 255);
             reply.statfs(
@@ -356,11 +366,11 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getxattr(&self, _: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        guarded("getxattr", || reply_bytes(self.fs.xattr(ino(number), name), size, reply));
+        guarded(Operation::Getxattr, |_asked| reply_bytes(self.fs.xattr(ino(number), name), size, reply));
     }
 
     fn listxattr(&self, _: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        guarded("listxattr", || reply_bytes(self.fs.xattr_names(ino(number)), size, reply));
+        guarded(Operation::Listxattr, |_asked| reply_bytes(self.fs.xattr_names(ino(number)), size, reply));
     }
 
     // What the kernel does by itself once it is told that nobody else does.

@@ -124,7 +124,7 @@ fn read_cached(layer: &Layer, stream: Range<u64>, out: &mut Vec<u8>) -> Result<b
             None => stream.end,
         };
         for place in segments.places(&(start..end)) {
-            if !segments.feed(place.number)?.segment().read(place.range, &mut buffer) {
+            if !segments.feed(place.number)?.segment().read_to_check(place.range, &mut buffer) {
                 return Ok(false);
             }
             out.extend_from_slice(&buffer);

@@ -100,14 +100,14 @@ impl Segments {
         let retired = std::mem::take(&mut *self.open());
         let counters = sum(retired.feeds.values());
         let mut sums = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        *sums = added(*sums, counters);
+        *sums = sums.plus(counters);
     }
 
     /// What was counted for all feeds.
     pub(super) fn counters(&self) -> Counters {
         let open = self.open();
         let retired = *self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        added(retired, sum(open.feeds.values()))
+        retired.plus(sum(open.feeds.values()))
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -279,14 +279,5 @@ impl Segments {
 }
 
 fn sum<'a>(feeds: impl Iterator<Item = &'a Arc<Feed>>) -> Counters {
-    feeds.fold(Counters::default(), |sum, feed| added(sum, feed.counters()))
-}
-
-fn added(one: Counters, other: Counters) -> Counters {
-    Counters {
-        network_bytes: one.network_bytes + other.network_bytes,
-        ahead_bytes: one.ahead_bytes + other.ahead_bytes,
-        requests: one.requests + other.requests,
-        rejected_chunks: one.rejected_chunks + other.rejected_chunks,
-    }
+    feeds.fold(Counters::default(), |sum, feed| sum.plus(feed.counters()))
 }

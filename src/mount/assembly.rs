@@ -206,7 +206,7 @@ impl Assembly {
         awaited: impl Future<Output = T>,
     ) -> Result<T> {
         let mut awaited = pin!(awaited);
-        let bytes = || self.leases().map(LayerLease::network_bytes).sum::<u64>();
+        let bytes = || self.leases().map(|lease| lease.counters().network_bytes()).sum::<u64>();
         loop {
             let before = bytes();
             match tokio::time::timeout(stall_timeout, &mut awaited).await {

@@ -19,7 +19,8 @@ use super::access::{Access, AccessKey, Fingerprinter};
 use super::config::RegistryConfig;
 use super::record::{HostStatus, Record, Turn};
 use super::remote::{Remote, Wanted};
-use super::route::Serves;
+use super::route::{HostRoute, Serves};
+use super::traffic::{self, HostTraffic};
 use super::{BlobBody, BlobSource, RawManifest, SourceOptions, check_range};
 
 /// Bytes of a body after which its host has served well: one chunk.
@@ -36,6 +37,7 @@ pub struct RegistrySource {
 struct Host {
     remote: Remote,
     record: Record,
+    traffic: Arc<HostTraffic>,
 }
 
 impl RegistrySource {
@@ -48,9 +50,10 @@ impl RegistrySource {
     pub fn open(reference: &RegistryRef, options: &SourceOptions) -> Result<Self> {
         let route = RegistryConfig::read(options)?.route(reference, options)?;
         let mirrors = route.hosts.iter().filter(|host| host.is_mirror).count();
-        let host = |route| {
+        let host = |route: HostRoute| {
+            let traffic = traffic::of(&route.host);
             let remote = Remote::open(route, mirrors, options)?;
-            Ok(Arc::new(Host { remote, record: Record::default() }))
+            Ok(Arc::new(Host { remote, record: Record::default(), traffic }))
         };
         let hosts = route.hosts.into_iter().map(host).collect::<Result<_>>()?;
         Ok(Self { reference: reference.clone(), hosts })
@@ -111,6 +114,7 @@ impl Host {
     fn failed(&self, digest: Option<&Digest>, error: &Error) {
         let pause = self.record.failed(digest, error);
         if self.is_mirror() {
+            self.traffic.set_aside();
             let (host, pause_s) = (&self.remote.route().host, pause.as_secs());
             tracing::warn!(%host, pause_s, error = error.chain(), "a mirror is set aside");
         }
@@ -149,6 +153,7 @@ impl Watch {
                 }
                 self.taken += piece.len() as u64;
                 self.host.record.came(piece.len() as u64);
+                self.host.traffic.came(piece.len() as u64);
             }
             Err(error) => {
                 self.has_failed = true;

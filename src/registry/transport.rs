@@ -21,6 +21,7 @@ use super::SourceOptions;
 use super::endpoint::{is_loopback, shown_host};
 use super::redirect::{is_redirect, target};
 use super::route::{HostRoute, TlsSettings};
+use super::traffic::{self, HostTraffic};
 
 /// How long one host is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +65,7 @@ pub(super) struct Transport {
     own: Vec<Origin>,
     tls: TlsSettings,
     clients: Mutex<HashMap<ClientKind, Client>>,
+    traffic: Arc<HostTraffic>,
 }
 
 /// Which of the clients a request goes through.
@@ -93,7 +95,8 @@ impl Transport {
     /// How the host of `route` is reached.
     pub(super) fn new(route: &HostRoute, patience: Patience) -> Self {
         let own = route.bases.iter().map(Url::origin).collect();
-        Self { patience, own, tls: route.tls.clone(), clients: Mutex::default() }
+        let traffic = traffic::of(&route.host);
+        Self { patience, own, tls: route.tls.clone(), clients: Mutex::default(), traffic }
     }
 
     /// GETs `url`, with `private` headers that are meant for its origin alone. Any status but a redirect is a success
@@ -161,7 +164,10 @@ impl Transport {
     /// a body as inactivity.
     async fn send(&self, request: RequestBuilder, what: &str, url: &Url) -> Result<Response> {
         let patience = self.patience.connect_timeout + self.patience.inactivity_timeout;
-        match tokio::time::timeout(patience, request.send()).await {
+        let answer = tokio::time::timeout(patience, request.send()).await;
+        let code = answer.as_ref().ok().and_then(|answer| Some(answer.as_ref().ok()?.status().as_u16()));
+        self.traffic.answered(code);
+        match answer {
             Ok(answer) => answer.map_err(|error| connection_error(error, what, url)),
             Err(_) => {
                 let message = format!("{what}: {} did not answer in time", shown_host(url));

@@ -12,6 +12,7 @@ mod pull;
 mod secrets;
 mod short_names;
 mod stuck;
+mod watching;
 
 use std::fs::File;
 use std::io;

@@ -82,6 +82,10 @@ impl Mount for DoubleMount {
         MountStatus {
             summary: self.summary(),
             network_bytes: 0,
+            fetched_bytes: Default::default(),
+            wasted_bytes: 0,
+            reads_waited: 0,
+            waited_seconds: 0.0,
             cached_bytes: 0,
             rejected_chunks: 0,
             hosts: Vec::new(),

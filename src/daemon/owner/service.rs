@@ -4,6 +4,7 @@
 //! It is ready when its socket answers and everything that was mounted is mounted again, or was tried. The watchdog is
 //! fed by a question to the control socket, as anybody would ask it: an owner that does not answer gets no more time.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,11 +56,12 @@ impl Owner {
     /// As [`Self::start_held`]; `Io` when nothing can be noted.
     pub fn start_service(
         settings: CacheSettings,
+        metrics_addr: Option<SocketAddr>,
         keeper: Keeper,
         inherited: Inherited,
         service: Service,
     ) -> Result<Self> {
-        Self::take_over(settings, keeper, inherited, Some(service))
+        Self::take_over(settings, metrics_addr, keeper, inherited, Some(service))
     }
 
     /// Serves until a signal comes, and ends: SIGTERM unmounts everything, or leaves it as the service says; SIGINT

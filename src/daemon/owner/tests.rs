@@ -22,10 +22,12 @@ fn start(directory: &Path) -> (Arc<Double>, Client, Owner) {
     let mounter = double.clone();
     let cache = Cache::open(settings(directory)).unwrap();
     let mounts = Mounts::new(mounter);
-    let warms = Warms::new(layers(&cache), Arc::clone(&mounts), None);
+    let layers = layers(&cache);
+    let watch = Watch::new(Arc::clone(&mounts), Arc::clone(layers.fetcher()), 0);
+    let warms = Warms::new(layers, mounts, None);
     let begin = std::future::ready(());
     let owner =
-        Owner::start_with(settings(directory), mounts, warms, None, HeldAs::alone(), None, begin).unwrap();
+        Owner::start_with(settings(directory), watch, warms, None, HeldAs::alone(), None, begin).unwrap();
     let client = Client::new(&directory.join("control.sock")).unwrap();
     (double, client, owner)
 }
@@ -67,7 +69,7 @@ async fn requests_over_the_socket() {
 async fn a_second_owner_is_refused_and_the_next_one_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let (_, client, owner) = start(directory.path());
-    let error = Owner::start(settings(directory.path())).unwrap_err();
+    let error = Owner::start(settings(directory.path()), None).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Busy);
     // The one that was refused has not touched the socket.
     client.version().await.unwrap();

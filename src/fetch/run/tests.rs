@@ -1,6 +1,6 @@
 //! Runs over sources that answer or do not.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
@@ -150,6 +150,9 @@ fn blob_of(number: u8) -> (Bytes, Digest) {
     (bytes, digest)
 }
 
+/// Of a chunk that a reader waits for.
+const AWAITED: Arrival = Arrival { was_awaited: true, is_ahead: false };
+
 const SETTINGS: FetchSettings = FetchSettings { retry_budget: Duration::from_secs(100), whole_files: false };
 
 #[tokio::test]
@@ -164,9 +167,9 @@ async fn wrong_bytes_that_are_stored_only_after_the_blob_was_verified_are_not_ke
     blob.prove(SegmentProof::new(CHUNK_BYTES, chunk_digests).unwrap());
     let wrong = blob_of(2).0;
     let epoch = blob.segment().epoch();
-    blob.store(0, wrong.clone(), blake3::hash(&wrong), epoch, true);
+    blob.store(0, wrong.clone(), blake3::hash(&wrong), epoch, AWAITED);
     assert!(!blob.segment().is_present(0));
-    blob.store(0, bytes.clone(), blake3::hash(&bytes), epoch, true);
+    blob.store(0, bytes.clone(), blake3::hash(&bytes), epoch, AWAITED);
     assert!(blob.segment().is_present(0));
 }
 

@@ -105,8 +105,14 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        // The one that serves goes on without the one that started it.
+        let id = self.0.id();
+        let servers = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
         let _ = self.0.kill();
         let _ = self.0.wait();
+        for server in servers.split_whitespace().filter_map(|id| Pid::from_raw(id.parse().ok()?)) {
+            let _ = kill_process(server, Signal::KILL);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::base::{Error, ErrorKind, Result};
 
 use super::SourceOptions;
 use super::access::Fingerprinter;
-use super::config::{HelperName, RegistryConfig};
+use super::config::HelperName;
 use super::credential_file;
 use super::credential_helper::Helper;
 use super::credential_key::server_name;
@@ -127,17 +127,20 @@ struct FileStamp {
 }
 
 impl Logins {
-    /// The files of `options`, for `repository` of the registry `host`. Reads them.
+    /// The files of `options`, for `repository` of the registry `host`; `helpers` are what the registries' configuration
+    /// wants to be asked. Reads the files.
     ///
     /// # Errors
     /// `Invalid` for a malformed file, naming it and the line; a missing one is an error only if
     /// `options` says so.
-    pub(super) fn open(host: &str, repository: &str, options: &SourceOptions) -> Result<Self> {
+    pub(super) fn open(
+        host: &str,
+        repository: &str,
+        options: &SourceOptions,
+        helpers: &[HelperName],
+    ) -> Result<Self> {
         // A file that the user named is asked alone.
-        let helpers = match options.auth_files_required {
-            true => Vec::new(),
-            false => RegistryConfig::read(options)?.credential_helpers().to_vec(),
-        };
+        let helpers = if options.auth_files_required { Vec::new() } else { helpers.to_vec() };
         let place = Place {
             host: host.to_owned(),
             repository: repository.to_owned(),
@@ -294,6 +297,7 @@ mod tests {
 
     use super::*;
     use crate::base::durable;
+    use crate::registry::config::RegistryConfig;
 
     fn options(files: &[PathBuf]) -> SourceOptions {
         SourceOptions { auth_files: files.to_vec(), ..Default::default() }
@@ -302,9 +306,9 @@ mod tests {
     #[test]
     fn a_missing_file_matters_only_when_it_was_named() {
         let mut options = options(&["/nowhere/auth.json".into()]);
-        Logins::open("r.example", "a", &options).unwrap();
+        Logins::open("r.example", "a", &options, &[]).unwrap();
         options.auth_files_required = true;
-        let error = Logins::open("r.example", "a", &options).unwrap_err();
+        let error = Logins::open("r.example", "a", &options, &[]).unwrap_err();
         assert!(error.chain().contains("/nowhere/auth.json"), "{}", error.chain());
     }
 
@@ -317,7 +321,8 @@ mod tests {
         let mut options =
             SourceOptions { registry_config: Some(path("registries.conf")), ..options(&[path("auth.json")]) };
         let kinds = |options: &SourceOptions| -> Result<String> {
-            let said = Logins::open("r.example", "a", options)?.place.read()?;
+            let config = RegistryConfig::read(options)?;
+            let said = Logins::open("r.example", "a", options, config.credential_helpers())?.place.read()?;
             let kind = |candidate| if matches!(candidate, &Candidate::Helper(_)) { 'h' } else { 'f' };
             Ok(said.candidates.iter().map(kind).collect())
         };
@@ -343,7 +348,7 @@ mod tests {
             durable::write(&file, text.as_bytes()).unwrap();
         };
         put("one");
-        let logins = Logins::open("r.example", "a", &options(std::slice::from_ref(&file))).unwrap();
+        let logins = Logins::open("r.example", "a", &options(std::slice::from_ref(&file)), &[]).unwrap();
         let stamp = logins.stamp().await;
         assert_eq!(logins.stamp().await, stamp);
         put("two");

@@ -29,10 +29,13 @@ pub use super::auth::{Authentication, Scheme};
 /// # Errors
 /// As [`super::open`].
 pub fn hosts(reference: &RegistryRef, options: &SourceOptions) -> Result<Vec<HostProbe>> {
-    let route = RegistryConfig::read(options)?.route(reference, options)?;
-    // Each is asked alone, as if there were no other mirror.
-    let probe =
-        |route| Ok(HostProbe { reference: reference.clone(), remote: Remote::open(route, 1, options)? });
+    let config = RegistryConfig::read(options)?;
+    let route = config.route(reference, options)?;
+    let probe = |route| {
+        // Each is asked alone, as if there were no other mirror.
+        let remote = Remote::open(route, 1, options, config.credential_helpers())?;
+        Ok(HostProbe { reference: reference.clone(), remote })
+    };
     route.hosts.into_iter().map(probe).collect()
 }
 

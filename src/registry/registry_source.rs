@@ -48,11 +48,12 @@ impl RegistrySource {
     /// `Invalid` for a malformed file, `NotFound` for a missing one that is required, `Unauthorized` for a registry
     /// that the configuration blocks, `Usage` for a host that no URL can hold.
     pub fn open(reference: &RegistryRef, options: &SourceOptions) -> Result<Self> {
-        let route = RegistryConfig::read(options)?.route(reference, options)?;
+        let config = RegistryConfig::read(options)?;
+        let route = config.route(reference, options)?;
         let mirrors = route.hosts.iter().filter(|host| host.is_mirror).count();
         let host = |route: HostRoute| {
             let traffic = traffic::of(&route.host);
-            let remote = Remote::open(route, mirrors, options)?;
+            let remote = Remote::open(route, mirrors, options, config.credential_helpers())?;
             Ok(Arc::new(Host { remote, record: Record::default(), traffic }))
         };
         let hosts = route.hosts.into_iter().map(host).collect::<Result<_>>()?;

@@ -20,6 +20,7 @@ use crate::oci::Descriptor;
 use super::access::Fingerprinter;
 use super::answer::status_error;
 use super::auth::Authority;
+use super::config::HelperName;
 use super::credentials::Logins;
 use super::endpoint::Endpoint;
 use super::redirect::Targets;
@@ -53,19 +54,25 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// The one that `route` leads to, among so many `mirrors`. Reads the credential files, and those of TLS to find what is
-    /// wrong with them early: of a mirror, it would only lead past it. Sends nothing yet.
+    /// The one that `route` leads to, among so many `mirrors`; `helpers` are those of the registries' configuration. Reads
+    /// the credential files and those of TLS, to find what is wrong with them early: of a mirror, it would only lead past
+    /// it. Sends nothing yet.
     ///
     /// # Errors
     /// `Invalid` for a malformed file, `NotFound` for a missing one that is required.
-    pub(super) fn open(route: HostRoute, mirrors: usize, options: &SourceOptions) -> Result<Self> {
+    pub(super) fn open(
+        route: HostRoute,
+        mirrors: usize,
+        options: &SourceOptions,
+        helpers: &[HelperName],
+    ) -> Result<Self> {
         let HostRoute { host, repository, .. } = &route;
-        let logins = Logins::open(host, repository, options)?;
-        route.tls.read(true)?;
+        let logins = Logins::open(host, repository, options, helpers)?;
+        let trust = route.tls.read()?;
         let patience = Patience::with(&route, mirrors, options);
         Ok(Self {
             endpoint: Endpoint::new(route.bases.clone()),
-            transport: Transport::new(&route, patience),
+            transport: Transport::new(&route, trust, patience),
             authority: Authority::new(host, repository, logins, options.retry_budget),
             targets: Targets::default(),
             retry_budget: options.retry_budget,

@@ -74,7 +74,7 @@ impl Serves {
     pub(super) const ALL: Self = Self { tags: true, digests: true };
 }
 
-/// TLS with one host. The files are read when the first connection is made.
+/// TLS with one host. The files are read when a source is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct TlsSettings {
     /// PEM files with authorities that are trusted beside those of the system.

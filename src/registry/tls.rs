@@ -23,11 +23,11 @@ pub(super) struct Trust {
 }
 
 impl TlsSettings {
-    /// Reads the files; those of our identity only if it is shown.
+    /// Reads the files.
     ///
     /// # Errors
     /// `NotFound` or `Io` for a file that cannot be read, `Invalid` for one that does not hold what it should.
-    pub(super) fn read(&self, shows_identity: bool) -> Result<Trust> {
+    pub(super) fn read(&self) -> Result<Trust> {
         let mut authorities = Vec::new();
         for path in &self.authorities {
             let found = Certificate::from_pem_bundle(&read(path)?).unwrap_or_default();
@@ -36,8 +36,7 @@ impl TlsSettings {
             }
             authorities.extend(found);
         }
-        let identity =
-            self.client.as_ref().filter(|_| shows_identity).map(ClientIdentity::read).transpose()?;
+        let identity = self.client.as_ref().map(ClientIdentity::read).transpose()?;
         Ok(Trust { authorities, identity, skip_verify: self.skip_verify })
     }
 }
@@ -56,12 +55,12 @@ impl ClientIdentity {
 }
 
 impl Trust {
-    /// `builder` with this trust beside that of the system.
-    pub(super) fn apply(&self, builder: ClientBuilder) -> ClientBuilder {
+    /// `builder` with this trust beside that of the system, and our identity if it is shown.
+    pub(super) fn apply(&self, builder: ClientBuilder, shows_identity: bool) -> ClientBuilder {
         let builder = builder
             .tls_certs_merge(self.authorities.iter().cloned())
             .tls_danger_accept_invalid_certs(self.skip_verify);
-        match &self.identity {
+        match self.identity.as_ref().filter(|_| shows_identity) {
             Some(identity) => builder.identity(identity.clone()),
             None => builder,
         }

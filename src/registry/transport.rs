@@ -20,7 +20,8 @@ use crate::base::{Error, ErrorKind, Result};
 use super::SourceOptions;
 use super::endpoint::{is_loopback, shown_host};
 use super::redirect::{is_redirect, target};
-use super::route::{HostRoute, TlsSettings};
+use super::route::HostRoute;
+use super::tls::Trust;
 use super::traffic::{self, HostTraffic};
 
 /// How long one host is waited for.
@@ -63,7 +64,7 @@ pub(super) struct Transport {
     patience: Patience,
     /// Where the host itself is, and not a store or a token server that it sends to.
     own: Vec<Origin>,
-    tls: TlsSettings,
+    trust: Trust,
     clients: Mutex<HashMap<ClientKind, Client>>,
     traffic: Arc<HostTraffic>,
 }
@@ -92,11 +93,11 @@ pub(super) struct Landed {
 }
 
 impl Transport {
-    /// How the host of `route` is reached.
-    pub(super) fn new(route: &HostRoute, patience: Patience) -> Self {
+    /// How the host of `route` is reached, with the `trust` that its settings lead to.
+    pub(super) fn new(route: &HostRoute, trust: Trust, patience: Patience) -> Self {
         let own = route.bases.iter().map(Url::origin).collect();
         let traffic = traffic::of(&route.host);
-        Self { patience, own, tls: route.tls.clone(), clients: Mutex::default(), traffic }
+        Self { patience, own, trust, clients: Mutex::default(), traffic }
     }
 
     /// GETs `url`, with `private` headers that are meant for its origin alone. Any status but a redirect is a success
@@ -182,10 +183,10 @@ impl Transport {
         if let Some(client) = clients.get(&kind) {
             return Ok(client.clone());
         }
-        let trust = self.tls.read(kind.shows_identity)?;
         let builder = || {
-            let builder = trust
-                .apply(Client::builder())
+            let builder = self
+                .trust
+                .apply(Client::builder(), kind.shows_identity)
                 .redirect(redirect::Policy::none())
                 .referer(false)
                 .retry(reqwest::retry::never())
@@ -203,7 +204,7 @@ impl Transport {
         // A machine without certificates can still speak plain HTTP; TLS then trusts nobody but who was named.
         let client = builder()
             .build()
-            .or_else(|_| trust.alone(builder()).build())
+            .or_else(|_| self.trust.alone(builder()).build())
             .map_err(|error| Error::with_source(ErrorKind::Io, "cannot set up HTTP", error.without_url()))?;
         clients.insert(kind, client.clone());
         Ok(client)

@@ -1,5 +1,5 @@
 //! The vocabulary that every other module shares: errors, digests, paths, chunks, limits, durable writes,
-//! histograms and the clock.
+//! histograms, the clock and what a process asks for itself.
 //!
 //! Nothing here knows a registry, a cache or a file system; nothing here keeps state.
 
@@ -12,6 +12,7 @@ pub mod error;
 pub mod histogram;
 pub mod limits;
 pub mod mapped;
+pub mod process;
 pub mod redact;
 pub mod rel_path;
 

@@ -2,13 +2,13 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 
 use rustix::io::Errno;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+use crate::base::{Error, ErrorKind, Result, ResultExt as _, process};
 use crate::cache::FreeSpaceFloor;
 use crate::daemon::client::Unanswered;
 use crate::daemon::locate::OwnerOf;
@@ -285,16 +285,9 @@ pub(super) async fn serve_held(arguments: &OwnerArguments) -> Result<(), Failure
         }
         None => return Err(Error::new(ErrorKind::Usage, "this is started by `refmount owner`").into()),
     };
-    let_go_of_stderr()?;
+    process::let_go_of_stderr().context(|| "cannot close standard error")?;
     owner.run().await;
     Ok(())
-}
-
-/// Whoever started this process reads its standard error until it is ready, and not after.
-fn let_go_of_stderr() -> Result<()> {
-    let path = Path::new("/dev/null");
-    let null = std::fs::OpenOptions::new().write(true).open(path).context(|| "cannot open /dev/null")?;
-    rustix::stdio::dup2_stderr(&null).map_err(std::io::Error::from).context(|| "cannot close standard error")
 }
 
 #[cfg(test)]

@@ -13,14 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::base::{ErrorKind, Result, ResultExt as _};
+use crate::base::{ErrorKind, Result, ResultExt as _, process};
 use crate::cache::{Cache, CacheSettings, HeldBy};
 use crate::fetch::Fetcher;
 use crate::fuse;
@@ -490,12 +489,10 @@ fn leave(cache: &Cache) -> ! {
     std::process::exit(i32::from(keeper::HANDED_OVER));
 }
 
-/// Allows this process as many file descriptors as it may allow itself: a mount takes one for each thread that
-/// serves it, and each file that is being read two, which the usual 1024 soon are not enough for.
+/// A mount takes one descriptor for each thread that serves it, and each file that is being read two, which the usual
+/// 1024 soon are not enough for.
 fn raise_descriptor_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+    if let Err(error) = process::raise_descriptor_limit() {
         tracing::debug!("cannot raise the limit of open files: {error}");
     }
 }

@@ -27,12 +27,23 @@ const CLONE: rustix::ioctl::Opcode = opcode::read::<u32>(MAGIC, 0);
 /// `FUSE_DEV_IOC_BACKING_CLOSE`.
 const BACKING_CLOSE: rustix::ioctl::Opcode = opcode::write::<u32>(MAGIC, 2);
 
+/// Where it is.
+pub(super) const PATH: &str = "/dev/fuse";
+
+/// Opens it, for a mount or a queue of one to come; CLOEXEC, as everything that std opens.
+///
+/// # Errors
+/// What the kernel says: not every user may.
+pub(super) fn open() -> io::Result<File> {
+    File::options().read(true).write(true).open(PATH)
+}
+
 /// Another queue of the mount that `device` serves, for another thread.
 ///
 /// # Errors
 /// What opening the device says, which not every user may, and what the kernel says.
 pub(super) fn clone(device: impl AsFd) -> io::Result<OwnedFd> {
-    let other = File::options().read(true).write(true).open("/dev/fuse")?;
+    let other = open()?;
     let number = device.as_fd().as_raw_fd().cast_unsigned();
     // SAFETY: the kernel reads one u32, the number of an open descriptor, and keeps no pointer.
     unsafe { ioctl(&other, Setter::<CLONE, u32>::new(number))? };

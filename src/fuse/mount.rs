@@ -11,10 +11,9 @@ use rustix::mount::MountFlags;
 use crate::base::{CHUNK_BYTES, Error, ErrorKind, Result, ResultExt as _};
 
 use super::attachment::{Attachment, detach, is_dead};
+use super::device;
 use super::mountinfo::{MOUNT_TYPE, mount_at, quoted};
 use super::{MountSpec, fusermount};
-
-const DEVICE: &str = "/dev/fuse";
 
 /// Mounts of ours that are cleared away at one mount point before giving up: each crash leaves one.
 const DEAD_MOUNTS_MAX: usize = 16;
@@ -100,9 +99,9 @@ pub(super) fn mount(target: &Path, spec: &MountSpec, is_file: bool) -> Result<(O
     Ok((device, Attachment::new(entry)))
 }
 
-/// Opens the device; CLOEXEC, as everything that std opens.
+/// Opens the device.
 pub(super) fn open_device() -> Result<File> {
-    File::options().read(true).write(true).open(DEVICE).map_err(|error| device_error(&error))
+    device::open().map_err(|error| device_error(&error))
 }
 
 /// `None` when the kernel does not allow it.
@@ -142,7 +141,7 @@ fn device_error(error: &std::io::Error) -> Error {
         }
         _ => "see whether the kernel's fuse module works",
     };
-    Error::new(ErrorKind::Unsupported, format!("cannot open {DEVICE}: {error}; {remedy}"))
+    Error::new(ErrorKind::Unsupported, format!("cannot open {}: {error}; {remedy}", device::PATH))
 }
 
 /// The path without links, without asking what is mounted there, which may be dead.

@@ -1,6 +1,5 @@
 //! The threads that serve one mount, each with a queue of its own where the user may have one.
 
-use std::fs::File;
 use std::num::NonZero;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -31,7 +30,7 @@ pub(super) struct Queues {
 impl Queues {
     /// Waits for the greeting of the kernel on `device`, and opens further queues of it.
     pub(super) fn greet(adapter: &Adapter, device: &Device, first: OwnedFd) -> Result<Self> {
-        let is_single = File::options().read(true).write(true).open("/dev/fuse").is_err();
+        let is_single = device::open().is_err();
         let session = Session::from_fd(adapter.clone(), first, SessionACL::All, config(is_single))
             .map_err(|error| Error::new(ErrorKind::Io, format!("the kernel's greeting failed: {error}")))?;
         let greeting = adapter

@@ -16,7 +16,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -29,9 +28,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::base::{Error, Result, ResultExt as _, clock};
+use crate::base::{Error, Result, ResultExt as _, clock, process};
 
 use super::devices::Refused;
 use super::manager::Manager;
@@ -92,7 +91,8 @@ pub struct Servers {
 pub fn hold(servers: Servers, given_up: impl Fn(Option<&str>)) -> Result<u8> {
     let mut manager = servers.is_service.then(Manager::of_environment).flatten();
     let kept = manager.as_mut().map(Manager::take_stored).unwrap_or_default();
-    raise_descriptor_limit();
+    // A mount takes one for each thread that serves it, and three more. Where there are none, it is fewer mounts.
+    let _ = process::raise_descriptor_limit();
     let signals = Signals::listen().context(|| "cannot listen to signals")?;
     let Servers { program, arguments, is_service } = servers;
     let mut holder = Holder {
@@ -312,7 +312,7 @@ impl Holder<'_> {
                 if !self.state.has_served {
                     self.state.has_served = true;
                     if !self.is_service {
-                        let_go_of_stderr();
+                        let _ = process::let_go_of_stderr();
                     }
                 }
             }
@@ -493,21 +493,6 @@ impl Signals {
             (_, true, _) => Some(Told::End(Signal::TERM)),
             (.., hands_over) => hands_over.then_some(Told::HandOver),
         }
-    }
-}
-
-/// Allows as many descriptors as may be allowed: a mount takes one for each thread that serves it, and three more.
-fn raise_descriptor_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Then it is fewer mounts.
-    let _ = setrlimit(Resource::Nofile, limit);
-}
-
-/// Whoever started this process reads its standard error until it is ready, and not after.
-fn let_go_of_stderr() {
-    if let Ok(null) = File::options().write(true).open("/dev/null") {
-        let _ = rustix::stdio::dup2_stderr(&null);
     }
 }
 

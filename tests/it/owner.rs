@@ -7,15 +7,9 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Signal, kill_process};
 
-use crate::workplace::{Workplace, assert_done, assert_failed, json, shard, stderr, stdout, wait_until};
-
-fn workplace_with(targets: &[&str]) -> Workplace {
-    let workplace = Workplace::with_layout();
-    for target in targets {
-        std::fs::create_dir(workplace.path(target)).unwrap();
-    }
-    workplace
-}
+use crate::workplace::{
+    Workplace, assert_done, assert_failed, json, shard, stderr, stdout, wait_until, workplace_with,
+};
 
 #[test]
 fn a_mount_shows_the_files_and_its_owner_ends_with_it() {

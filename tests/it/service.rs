@@ -14,7 +14,9 @@ use serde_json::Value;
 use crate::support::connection::Delivery;
 use crate::support::fault_registry::{Fault, FaultRegistry, Target};
 use crate::support::unprivileged::{NOBODY, as_nobody, let_pass};
-use crate::workplace::{Workplace, assert_done, assert_failed, json, stderr, wait_until};
+use crate::workplace::{
+    Workplace, assert_done, assert_failed, children, json, stderr, wait_until, workplace_with,
+};
 
 /// Speaks as a service manager does, and stores descriptors.
 const MANAGER: &str = include_str!("service/manager.py");
@@ -106,22 +108,13 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // The one that serves goes on without the one that started it.
-        let id = self.0.id();
-        let servers = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        let servers = children(Pid::from_child(&self.0));
         let _ = self.0.kill();
         let _ = self.0.wait();
-        for server in servers.split_whitespace().filter_map(|id| Pid::from_raw(id.parse().ok()?)) {
+        for server in servers {
             let _ = kill_process(server, Signal::KILL);
         }
     }
-}
-
-fn workplace_with(targets: &[&str]) -> Workplace {
-    let workplace = Workplace::with_layout();
-    for target in targets {
-        std::fs::create_dir(workplace.path(target)).unwrap();
-    }
-    workplace
 }
 
 #[test]

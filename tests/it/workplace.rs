@@ -81,11 +81,7 @@ impl Workplace {
     /// The processes behind the cache: its owner, and the one that serves for it, unless that is the same.
     pub(crate) fn processes(&self) -> Vec<Pid> {
         let Some(owner) = self.owner() else { return Vec::new() };
-        let number = owner.as_raw_nonzero();
-        let children = std::fs::read_to_string(format!("/proc/{number}/task/{number}/children"));
-        let children = children.unwrap_or_default();
-        let servers = children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
-        std::iter::once(owner).chain(servers).collect()
+        std::iter::once(owner).chain(children(owner)).collect()
     }
 
     /// The process that serves the mounts.
@@ -121,6 +117,23 @@ impl Drop for Workplace {
         }
         self.signal_all(Signal::KILL);
     }
+}
+
+/// A workplace with a layout, and a directory for each of `targets`.
+pub(crate) fn workplace_with(targets: &[&str]) -> Workplace {
+    let workplace = Workplace::with_layout();
+    for target in targets {
+        std::fs::create_dir(workplace.path(target)).unwrap();
+    }
+    workplace
+}
+
+/// The processes that the first thread of `process` has started and that are still there.
+pub(crate) fn children(process: Pid) -> Vec<Pid> {
+    let number = process.as_raw_nonzero();
+    let listed = std::fs::read_to_string(format!("/proc/{number}/task/{number}/children"));
+    let listed = listed.unwrap_or_default();
+    listed.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
 /// The mount points at and below `directory`.

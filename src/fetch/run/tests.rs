@@ -55,6 +55,14 @@ struct Wrong {
     requests: Semaphore,
 }
 
+/// Asks for the first chunk, which has to be fetched.
+fn first_chunk(feed: &Arc<Feed>) -> Coming {
+    match feed.want(0..1).unwrap().pop() {
+        Some(Wanted::Coming(coming)) => coming,
+        other => panic!("not fetched: {other:?}"),
+    }
+}
+
 impl Wrong {
     fn new(bodies: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -188,7 +196,7 @@ async fn requests_that_hang_at_one_source_do_not_hold_up_another() {
     let (bytes, digest) = blob_of(99);
     let source = Arc::new(Stub { name: "healthy", blob: Some(bytes.clone()) });
     let lease = fetcher.blob(&digest, CHUNK_BYTES, source, SETTINGS).unwrap();
-    let Some(Wanted::Coming(coming)) = lease.feed().want(0..1).unwrap().pop() else { panic!("not fetched") };
+    let coming = first_chunk(lease.feed());
     let arrived = tokio::time::timeout(Duration::from_secs(10), coming.bytes()).await;
     assert!(arrived.expect("waited for another source").unwrap() == bytes);
     drop(hanging);
@@ -220,7 +228,7 @@ async fn what_was_asked_for_before_all_was_found_wrong_is_asked_for_again_when_i
     let fetcher = fetcher(&directory, 64 * CHUNK_BYTES);
     let source = Wrong::new(0);
     let feed = source.feed(&fetcher);
-    let Some(Wanted::Coming(coming)) = feed.want(0..1).unwrap().pop() else { panic!("not fetched") };
+    let coming = first_chunk(&feed);
     source.requests.acquire().await.unwrap().forget();
     source.mend();
     Feed::disprove(std::slice::from_ref(&feed), false);
@@ -236,7 +244,7 @@ async fn who_waits_for_a_chunk_of_what_is_given_up_for_wrong_gets_an_error() {
     let fetcher = fetcher(&directory, 64 * CHUNK_BYTES);
     let source = Wrong::new(0);
     let feed = source.feed(&fetcher);
-    let Some(Wanted::Coming(coming)) = feed.want(0..1).unwrap().pop() else { panic!("not fetched") };
+    let coming = first_chunk(&feed);
     source.requests.acquire().await.unwrap().forget();
     Feed::disprove(std::slice::from_ref(&feed), true);
     source.gate.add_permits(2);
@@ -252,7 +260,7 @@ async fn what_goes_by_of_a_reading_that_was_begun_before_all_was_found_wrong_is_
     let source = Wrong::new(9);
     let feed = source.feed(&fetcher);
     let passage = Passage::begin(Arc::clone(&feed));
-    let Some(Wanted::Coming(coming)) = feed.want(0..1).unwrap().pop() else { panic!("not fetched") };
+    let coming = first_chunk(&feed);
     source.mend();
     Feed::disprove(std::slice::from_ref(&feed), false);
     let kept = passage.bring(0, source.wrong.clone(), blake3::hash(&source.wrong), true);

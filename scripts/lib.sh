@@ -68,3 +68,13 @@ need_rust() {
         need_packages gcc libc6-dev
     fi
 }
+
+# owner_peak_kib PID: the most memory that an owner has had: its process, and the one that serves for it.
+owner_peak_kib() {
+    local pid peak sum=0
+    for pid in "$1" $(cat "/proc/$1/task/$1/children"); do
+        peak=$(sed -n 's/^VmHWM:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$pid/status")
+        sum=$((sum + peak))
+    done
+    echo "$sum"
+}

@@ -164,6 +164,15 @@ impl FromStr for SourceRef {
         let registry: RegistryRef = text.parse()?;
         Ok(match short_name(text) {
             None => Self::Registry(registry),
+            // With its tag it would be read as something else.
+            Some(name) if is_transport(name) => {
+                return Err(Error::new(
+                    ErrorKind::Usage,
+                    format!(
+                        "bad reference {text:?}: {name}: is a transport, which wants a path; expected oci:DIR[:TAG], oci-archive:FILE[:TAG] or, for a repository of this name, HOST/{name}[:TAG]"
+                    ),
+                ));
+            }
             Some(name) => {
                 let (tag, digest) = (registry.tag, registry.digest);
                 Self::Short(ShortRef { name: name.to_owned(), tag, digest })
@@ -180,6 +189,12 @@ fn short_name(text: &str) -> Option<&str> {
         Some((_, rest)) => Some(&named[..named.len() - rest.find(':').map_or(0, |colon| rest.len() - colon)]),
         None => Some(named.split_once(':').map_or(named, |(name, _)| name)),
     }
+}
+
+/// Whether `name` before a colon says how to read what follows.
+fn is_transport(name: &str) -> bool {
+    let own = [LayoutContainer::Directory, LayoutContainer::Archive].map(LayoutContainer::transport);
+    own.contains(&name) || OTHER_TRANSPORTS.contains(&name)
 }
 
 /// Whether the first part of a name is a registry's host.
@@ -301,10 +316,7 @@ impl fmt::Display for SourceRef {
 impl RegistryRef {
     /// Whether the host with its port would be taken for a transport: a host may be named `oci` or `dir`.
     fn looks_like_a_transport(&self) -> bool {
-        let own = [LayoutContainer::Directory, LayoutContainer::Archive].map(LayoutContainer::transport);
-        self.host
-            .split_once(':')
-            .is_some_and(|(name, _)| own.contains(&name) || OTHER_TRANSPORTS.contains(&name))
+        self.host.split_once(':').is_some_and(|(name, _)| is_transport(name))
     }
 }
 
@@ -441,6 +453,8 @@ mod tests {
             "oci:/a:",
             "oci-archive:",
             "oci-archive:/a.tar:",
+            "oci",
+            "dir",
         ] {
             let error = typed.parse::<SourceRef>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage, "{typed}: {error}");

@@ -20,7 +20,7 @@ pub fn check(data: &[u8]) {
     decoding::check_points(&first, Codec::Zstd, data, &mut splits);
     // Each way of libzstd's looks at something that the other does not: the one at once at the size in a frame's header
     // and at empty compressed blocks, the one in pieces at the size of a repeated byte. What both accept is right; what
-    // we accept, `zstd -d` does, which decodes in pieces.
+    // we accept, the one in pieces does.
     let (at_once, in_pieces) = (at_once(data), in_pieces(data));
     match first.ending {
         Ending::Complete => {
@@ -44,9 +44,10 @@ fn at_once(data: &[u8]) -> Option<Vec<u8>> {
     ::zstd::bulk::decompress(data, OTHER_STREAM_BYTES_MAX).ok()
 }
 
-/// The same by libzstd's streaming decoder.
+/// The same by libzstd's streaming decoder, byte by byte: a frame that it sees whole it decodes at once.
 fn in_pieces(data: &[u8]) -> Option<Vec<u8>> {
-    let mut decoder = ::zstd::stream::read::Decoder::with_buffer(data).ok()?;
+    let bytes = std::io::BufReader::with_capacity(1, data);
+    let mut decoder = ::zstd::stream::read::Decoder::with_buffer(bytes).ok()?;
     decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).ok()?;
     let mut stream = Vec::new();
     decoder.take(OTHER_STREAM_BYTES_MAX as u64).read_to_end(&mut stream).ok()?;

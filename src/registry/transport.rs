@@ -74,6 +74,8 @@ pub(super) struct Transport {
 struct ClientKind {
     /// To this machine: without a proxy.
     is_local: bool,
+    /// With TLS: by the certificates of the system, which take long to read, or by those that are named.
+    is_secure: bool,
     /// To the host that the settings are for, which may see who we are.
     shows_identity: bool,
     /// For a range of a blob: with a connection of its own.
@@ -116,11 +118,7 @@ impl Transport {
         let (origin, mut url) = (url.origin(), url);
         let mut at_origin = true;
         for _ in 0..=REDIRECTS_MAX {
-            let kind = ClientKind {
-                is_local: is_loopback(&url),
-                shows_identity: self.own.contains(&url.origin()),
-                is_range: headers.contains_key(RANGE),
-            };
+            let kind = self.kind(&url, headers.contains_key(RANGE));
             let mut request = self.client(kind)?.get(url.clone()).headers(headers.clone());
             if at_origin {
                 request = request.headers(private.clone());
@@ -147,13 +145,8 @@ impl Transport {
     /// # Errors
     /// As [`Self::get`].
     pub(super) async fn post(&self, url: Url, form: String, what: &str) -> Result<Landed> {
-        let kind = ClientKind {
-            is_local: is_loopback(&url),
-            shows_identity: self.own.contains(&url.origin()),
-            is_range: false,
-        };
         let request = self
-            .client(kind)?
+            .client(self.kind(&url, false))?
             .post(url.clone())
             .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form);
@@ -177,7 +170,16 @@ impl Transport {
         }
     }
 
-    /// The client of that kind. Made when it is needed: reading the system's certificates takes milliseconds.
+    fn kind(&self, url: &Url, is_range: bool) -> ClientKind {
+        ClientKind {
+            is_local: is_loopback(url),
+            is_secure: url.scheme() == "https",
+            shows_identity: self.own.contains(&url.origin()),
+            is_range,
+        }
+    }
+
+    /// The client of that kind. Made when it is needed.
     fn client(&self, kind: ClientKind) -> Result<Client> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&kind) {
@@ -201,10 +203,13 @@ impl Transport {
             };
             if kind.is_local { builder.no_proxy() } else { builder }
         };
-        // A machine without certificates can still speak plain HTTP; TLS then trusts nobody but who was named.
-        let client = builder()
-            .build()
-            .or_else(|_| self.trust.alone(builder()).build())
+        let alone = || self.trust.alone(builder()).build();
+        // On a machine without certificates TLS trusts nobody but who was named.
+        let client = match kind.is_secure {
+            true => builder().build().or_else(|_| alone()),
+            false => alone(),
+        };
+        let client = client
             .map_err(|error| Error::with_source(ErrorKind::Io, "cannot set up HTTP", error.without_url()))?;
         clients.insert(kind, client.clone());
         Ok(client)

@@ -67,6 +67,7 @@ pub struct Fetcher {
     /// By the source's name.
     limits: Mutex<HashMap<String, Weak<SourceLimits>>>,
     stores: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
     /// Chunks of the cache for blobs that are being fetched whole, and how many of them there are.
     fill_room: Semaphore,
     fill_chunks_max: u32,
@@ -111,11 +112,13 @@ impl Fetcher {
         // Documents may take an eighth of the cache.
         let fill_chunks = chunk_count(cache.bytes_max() / 8 * 7);
         let fill_chunks_max = u32::try_from(fill_chunks).unwrap_or(u32::MAX);
+        let checks_max = std::thread::available_parallelism().map_or(1, usize::from);
         Arc::new(Self {
             cache,
             handle,
             limits: Mutex::new(HashMap::new()),
             stores: Arc::new(Semaphore::new(STORES_MAX)),
+            checks: Arc::new(Semaphore::new(checks_max)),
             fill_room: Semaphore::new(fill_chunks_max as usize),
             fill_chunks_max,
             recent: Mutex::new(VecDeque::new()),

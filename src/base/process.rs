@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io;
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit, setpriority_process, setrlimit};
+use rustix::thread::gettid;
 
 /// Allows this process as many file descriptors as it may allow itself.
 ///
@@ -13,6 +14,15 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
+/// How much this thread gives way to others: next to them it gets a tenth of a core, alone all of it.
+const YIELDING: i32 = 10;
+
+/// From now on, this thread runs when others do not need the core. There is no way back without privileges. Where the
+/// kernel refuses, nothing changes.
+pub fn yield_to_others() {
+    let _ = setpriority_process(Some(gettid()), YIELDING);
 }
 
 /// Closes standard error, which from then on takes everything and keeps nothing. For processes whose starter reads it

@@ -235,7 +235,7 @@ impl Segment {
     }
 
     /// Stores the whole chunk `chunk`, whose BLAKE3 is `digest` and which was asked for in `epoch`, and makes room for
-    /// it first. Never fails the caller. The store that completes the segment makes it durable as well.
+    /// it first. Never fails the caller. Whoever has stored the last one calls [`Self::sync_if_complete`].
     pub fn store(&self, chunk: u64, data: &[u8], digest: blake3::Hash, epoch: Epoch) -> Stored {
         self.store_as(false, chunk, data, digest, epoch)
     }
@@ -244,6 +244,13 @@ impl Segment {
     /// counted: see [`Self::unread_bytes`].
     pub fn store_unread(&self, chunk: u64, data: &[u8], digest: blake3::Hash, epoch: Epoch) -> Stored {
         self.store_as(true, chunk, data, digest, epoch)
+    }
+
+    /// Makes a segment durable of which all is here. That takes as long as the disk takes to write it.
+    pub fn sync_if_complete(&self) {
+        if self.is_complete() {
+            self.stored.sync(self.disk());
+        }
     }
 
     /// Notes that `chunks` were read, though not through [`Self::read`].
@@ -265,9 +272,6 @@ impl Segment {
             Stored::Stored => {
                 count(&counters.stored_chunks);
                 self.disk().health.worked();
-                if self.is_complete() {
-                    self.stored.sync(self.disk());
-                }
             }
             Stored::Skipped(SkipReason::AlreadyThere | SkipReason::Outdated) => {}
             Stored::Skipped(_) => count(&counters.skipped_stores),

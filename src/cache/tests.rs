@@ -54,7 +54,9 @@ fn part(content: &[u8], range: Range<u64>) -> &[u8] {
 
 fn store(segment: &Segment, content: &[u8], chunk: u64) -> Stored {
     let data = part(content, chunk_range(chunk, content.len() as u64));
-    segment.store(chunk, data, blake3::hash(data), segment.epoch())
+    let stored = segment.store(chunk, data, blake3::hash(data), segment.epoch());
+    segment.sync_if_complete();
+    stored
 }
 
 fn store_all(segment: &Segment, content: &[u8]) {

@@ -571,6 +571,10 @@ impl Feed {
         if is_here {
             self.verify_if_complete();
         }
+        // Beside the check, which reads from memory what the disk is writing.
+        if matches!(stored, Stored::Stored) {
+            self.segment.sync_if_complete();
+        }
     }
 
     /// Whether what was asked for in `epoch` may be handed out. To be asked under the lock of the state.

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use crate::base::{Hasher, chunk_count};
+use crate::base::{Hasher, chunk_count, process};
 use crate::layer::{LayerProof, SegmentProof};
 
 use super::feed::Feed;
@@ -57,8 +57,7 @@ impl Feed {
             _ => false,
         });
         if let Some(rejections) = begun {
-            let blob = self.clone();
-            self.fetcher.handle.spawn_blocking(move || blob.verify(rejections));
+            self.clone().check(move |blob| blob.verify(rejections));
         }
     }
 
@@ -68,15 +67,35 @@ impl Feed {
         if !self.segment.is_complete() || self.is_checked.swap(true, Ordering::Relaxed) {
             return;
         }
-        let blob = self.clone();
-        self.fetcher.handle.spawn_blocking(move || {
+        self.clone().check(|blob| {
             if blob.segment.check_all() {
                 blob.verify_if_complete();
             }
         });
     }
 
-    fn verify(self: Arc<Self>, rejections: u32) {
+    /// Does `work` on a thread of its own, with the time that others leave; as many at once as there are cores.
+    fn check(self: Arc<Self>, work: impl Fn(&Arc<Self>) + Send + Sync + 'static) {
+        let fetcher = self.fetcher.clone();
+        fetcher.handle.clone().spawn(async move {
+            let permit = fetcher.checks.clone().acquire_owned().await;
+            let work = Arc::new(move || {
+                work(&self);
+                let _ = &permit;
+            });
+            let quiet = work.clone();
+            let thread = std::thread::Builder::new().name("check".to_owned()).spawn(move || {
+                process::yield_to_others();
+                quiet();
+            });
+            if thread.is_err() {
+                // Out of threads: one that is there already.
+                fetcher.handle.spawn_blocking(move || work());
+            }
+        });
+    }
+
+    fn verify(self: &Arc<Self>, rejections: u32) {
         let outcome = self.pass();
         let is_wrong = matches!(outcome, Outcome::Mismatch);
         let next = match outcome {
@@ -104,11 +123,17 @@ impl Feed {
         let mut chunk_digests = Vec::new();
         let mut buffer = Vec::new();
         for chunk in 0..chunk_count(self.bytes) {
+            let digest = self.segment.chunk_digest(chunk);
             if !self.segment.read_to_check(self.byte_range(chunk), &mut buffer) {
                 return Outcome::Incomplete;
             }
+            // Unless it went and came again meanwhile, what was read is what it was stored with.
+            let Some(digest) = digest.filter(|digest| self.segment.chunk_digest(chunk) == Some(*digest))
+            else {
+                return Outcome::Incomplete;
+            };
             hasher.update(&buffer);
-            chunk_digests.push(*blake3::hash(&buffer).as_bytes());
+            chunk_digests.push(*digest.as_bytes());
         }
         if hasher.finish() != self.digest {
             return Outcome::Mismatch;

@@ -95,7 +95,7 @@ fn after_a_reboot_only_what_was_synced_is_believed() {
 }
 
 #[test]
-fn a_complete_segment_is_durable_without_being_asked() {
+fn a_complete_segment_is_durable_without_a_sync_of_the_cache() {
     let directory = tempfile::tempdir().unwrap();
     let cache = open(directory.path());
     let content = content(1, 2 * CHUNK_BYTES);

@@ -3,14 +3,21 @@
 //!
 //! The kernel refuses an inode that is open both ways, so the first open decides, and its choice holds
 //! until the last close. For the same reason an inode has one registration with the kernel at a time.
+//!
+//! Files below [`DIRECT_BYTES_MIN`] are never handed to the kernel, so nothing has to be known about their opens; there
+//! may be a hundred thousand of them in an archive, each opened for one read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::base::CHUNK_BYTES;
 use crate::content::Kept;
 use crate::tree::Ino;
 
 use super::open_table::{CarriedOut, Left, OpenRecord, OpenTable};
+
+/// Bytes from which on a file may be read by the kernel itself. A smaller one is in the page cache after one request.
+pub(super) const DIRECT_BYTES_MIN: u64 = CHUNK_BYTES;
 
 /// What the kernel knows a file by that it reads itself.
 pub trait Registration {
@@ -56,6 +63,8 @@ struct OpenFile<B> {
 pub struct OpenFiles<B> {
     table: Mutex<Table<B>>,
     carried_out: CarriedOut,
+    /// What was open, of whatever size, when this process took over.
+    inherited: HashSet<Ino>,
 }
 
 #[derive(Debug)]
@@ -68,7 +77,7 @@ struct Table<B> {
 impl<B> Default for OpenFiles<B> {
     fn default() -> Self {
         let table = Table { open: HashMap::new(), noted: None };
-        Self { table: Mutex::new(table), carried_out: CarriedOut::default() }
+        Self { table: Mutex::new(table), carried_out: CarriedOut::default(), inherited: HashSet::new() }
     }
 }
 
@@ -77,7 +86,7 @@ impl<B: Registration> OpenFiles<B> {
     #[must_use]
     pub fn noted(noted: OpenTable) -> Self {
         let table = Table { open: HashMap::new(), noted: Some(noted) };
-        Self { table: Mutex::new(table), carried_out: CarriedOut::default() }
+        Self { table: Mutex::new(table), carried_out: CarriedOut::default(), inherited: HashSet::new() }
     }
 
     /// What is noted in `noted`, of which `left` is what a process before this one has left. `inherit` makes the
@@ -90,9 +99,17 @@ impl<B: Registration> OpenFiles<B> {
             };
             (record.ino, OpenFile { opens: record.opens, mode })
         };
-        let open = left.open.into_iter().map(of_record).collect();
+        let open: HashMap<_, _> = left.open.into_iter().map(of_record).collect();
+        let inherited = open.keys().copied().collect();
         let table = Table { open, noted: Some(noted) };
-        Self { table: Mutex::new(table), carried_out: left.carried_out }
+        Self { table: Mutex::new(table), carried_out: left.carried_out, inherited }
+    }
+
+    /// Whether opens of `ino`, a file of `bytes` bytes, are counted by [`Self::open`] and [`Self::close`]; if not, it is
+    /// [`OpenMode::Cached`].
+    #[must_use]
+    pub fn counts(&self, ino: Ino, bytes: u64) -> bool {
+        bytes >= DIRECT_BYTES_MIN || self.inherited.contains(&ino)
     }
 
     /// Counts one more open of `ino`, by the request `unique`, and returns its mode. `hand_over` is asked on the first
@@ -248,12 +265,14 @@ mod tests {
         files.open(direct, 6, || handed(3));
         // The process ends here, and the kernel never got the answers to the last two.
         let files = next();
+        assert!(files.counts(direct, 0) && files.counts(cached, 0), "what is open stays counted");
         assert_eq!(backing(&files.open(cached, 4 | RESENT, || panic!("open"))), None);
         assert_eq!(backing(&files.open(direct, 6 | RESENT, || panic!("open"))), Some(3));
         files.close(cached, 8);
         files.close(cached, 10);
         files.close(direct, 12);
         assert_eq!(files.count(), 0);
+        assert!(!files.counts(Ino(9), DIRECT_BYTES_MIN - 1) && files.counts(Ino(9), DIRECT_BYTES_MIN));
         // Nor does it get the answer to a close.
         let files = next();
         files.open(direct, 14, || handed(4));

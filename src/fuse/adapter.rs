@@ -35,6 +35,9 @@ use super::tuning;
 /// No state hangs on a handle: everything follows from the inode.
 const NO_HANDLE: FileHandle = FileHandle(0);
 
+/// The handle of an open that is not counted, so that its release is not either.
+const NOT_COUNTED: FileHandle = FileHandle(1);
+
 /// Inode numbers are never given to another inode.
 const GENERATION: Generation = Generation(0);
 
@@ -86,10 +89,12 @@ impl Adapter {
             Ok(file) => file,
             Err(error) => return reply.error(errno(&error)),
         };
+        let cached = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+        if !self.open_files.counts(ino, file.size) {
+            return reply.opened(NOT_COUNTED, cached);
+        }
         match self.open_files.open(ino, unique, || self.hand_over(&file)) {
-            OpenMode::Cached => {
-                reply.opened(NO_HANDLE, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
-            }
+            OpenMode::Cached => reply.opened(NO_HANDLE, cached),
             OpenMode::Direct(handed) => {
                 handed.backing.opened(reply, NO_HANDLE, FopenFlags::FOPEN_NOFLUSH);
             }
@@ -288,14 +293,16 @@ impl fuser::Filesystem for Adapter {
         &self,
         request: &Request,
         number: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
         guarded(Operation::Release, |_asked| {
-            self.open_files.close(ino(number), request.unique().0);
+            if handle != NOT_COUNTED {
+                self.open_files.close(ino(number), request.unique().0);
+            }
             reply.ok();
         });
     }

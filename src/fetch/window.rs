@@ -10,6 +10,14 @@ use std::ops::Range;
 /// look the same, and should not cost more than a chunk that nobody wants.
 const WINDOW_MIN: u64 = 1;
 
+/// The same for a stream from the start of the blob, which is no coincidence.
+const WINDOW_FROM_START: u64 = 4;
+
+/// Chunks ahead of a stream from which on a request is open-ended. Each request costs a link with delay a round trip, in
+/// which such a stream has used up what is ahead of it; and one that turns out to be too long costs no more than what
+/// the sockets hold.
+const WINDOW_OPEN_ENDED: u64 = 8;
+
 /// Chunks ahead of a stream at most. 64 MiB cover a link of 1 Gbit/s with half a second of delay, and are
 /// little enough to waste when the reader stops.
 pub(super) const WINDOW_MAX: u64 = 64;
@@ -110,14 +118,15 @@ impl Stream {
         if !to_the_end && self.next + self.window / 2 < self.ahead {
             return None;
         }
-        self.window = (self.window * 2).clamp(WINDOW_MIN, window_max);
+        let window_min = if self.first == 0 { WINDOW_FROM_START } else { WINDOW_MIN };
+        self.window = (self.window * 2).clamp(window_min.min(window_max), window_max);
         let start = self.ahead.max(self.next);
         let end = if to_the_end { chunks } else { (self.next + self.window).min(chunks) };
         if start >= end {
             return None;
         }
         self.ahead = end;
-        Some(Plan { ahead: start..end, open_ended: to_the_end || self.window == WINDOW_MAX })
+        Some(Plan { ahead: start..end, open_ended: to_the_end || self.window >= WINDOW_OPEN_ENDED })
     }
 }
 
@@ -150,15 +159,24 @@ mod tests {
     #[test]
     fn a_stream_doubles_its_window_and_never_plans_a_chunk_twice() {
         let mut readahead = ReadAhead::new(1000, false, WINDOW_MAX);
-        let plans = planned(&mut readahead, 0..300);
-        let mut expected = 2;
+        let plans = planned(&mut readahead, 100..400);
+        let mut expected = 102;
         for plan in &plans {
             assert_eq!(plan.ahead.start, expected, "{plans:?}");
             expected = plan.ahead.end;
         }
-        assert_eq!(plans[0].ahead, 2..3);
-        assert!(plans.iter().any(|plan| plan.open_ended));
-        assert!(expected <= 300 + WINDOW_MAX);
+        assert_eq!(plans[0].ahead, 102..103);
+        assert!(!plans[0].open_ended && plans.last().unwrap().open_ended);
+        assert!(expected <= 400 + WINDOW_MAX);
+    }
+
+    #[test]
+    fn a_reader_from_the_start_soon_has_one_request_for_all_that_follows() {
+        let mut readahead = ReadAhead::new(1000, true, WINDOW_MAX);
+        assert_eq!(readahead.access(&(0..1)), None, "it may be after a header");
+        let plans = planned(&mut readahead, 1..10);
+        assert_eq!(plans[0], Plan { ahead: 2..6, open_ended: false });
+        assert!(plans[1..].iter().all(|plan| plan.open_ended), "{plans:?}");
     }
 
     #[test]

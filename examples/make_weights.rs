@@ -1,5 +1,5 @@
 //! Writes bytes like those of trained weights in bf16, always the same, which gzip makes about a fifth smaller.
-//! Usage: `make_weights MIB`; they go to standard output.
+//! Usage: `make_weights MIB [SEED]`; they go to standard output.
 //!
 //! Weights are spread like a bell around zero: their signs and mantissas look random, and each step of the exponent
 //! is about half as frequent as the one above it.
@@ -14,9 +14,12 @@ const EXPONENT_MAX: u64 = 122;
 const MANTISSA_BITS: u32 = 7;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mib: u64 = std::env::args().nth(1).ok_or("usage: make_weights MIB")?.parse()?;
+    let mut arguments = std::env::args().skip(1);
+    let mib: u64 = arguments.next().ok_or("usage: make_weights MIB [SEED]")?.parse()?;
+    let seed: u64 = arguments.next().map_or(Ok(1), |text| text.parse())?;
     let mut out = BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
-    let mut state = 1;
+    // Zero would stay zero.
+    let mut state = seed.max(1);
     for _ in 0..mib * 1024 * 1024 / 4 {
         state = next(state);
         out.write_all(&weight(state as u32).to_le_bytes())?;

@@ -1,0 +1,138 @@
+"""Makes the data, starts the servers, runs the rounds and writes the results. Started by scripts/bench."""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+from . import chart, machine, report
+from .cases import all_cases
+from .contestants import Bench
+from .data import SHARDS, Data
+from .servers import Servers
+from .workplace import Workplace
+
+NEEDS_FULL_CACHE = ("again", "fio")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures refmount beside what else does the job.")
+    parser.add_argument("--quick", action="store_true", help="smaller data and 3 rounds: a few minutes")
+    parser.add_argument("--rounds", type=int, help="5, or 3 with --quick")
+    parser.add_argument("--name", help="of the results: benches/results/DATE-NAME (full or quick)")
+    parser.add_argument("--programs", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--interpreter", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("cases", metavar="CASE", nargs="*", help=f"only these: {', '.join(c.name for c in all_cases())}")
+    parsed = parser.parse_args()
+    parsed.rounds = parsed.rounds or (3 if parsed.quick else 5)
+    parsed.name = parsed.name or ("quick" if parsed.quick else "full")
+    known = {case.name for case in all_cases()}
+    for name in parsed.cases:
+        if name not in known:
+            parser.error(f"there is no case {name}")
+    return parsed
+
+
+def main():
+    options = arguments()
+    cases = [case for case in all_cases() if not options.cases or case.name in options.cases]
+    # Ended from outside, it ends what it has started too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="refmount-bench-") as root:
+        workplace = Workplace(root, options.programs, options.interpreter, options.quick)
+        facts = {
+            "name": f"{datetime.now(timezone.utc):%Y-%m-%d}-{options.name}",
+            "command": shlex.join(["scripts/bench", *without_hidden(sys.argv[1:])]),
+            "rounds": options.rounds,
+            **machine.describe(workplace),
+        }
+        servers = Servers(workplace)
+        try:
+            print("making the data", file=sys.stderr)
+            data = Data(workplace, servers.registry)
+            names = {case.name for case in cases}
+            data.make(archive="archive" in names, small_files="small-files" in names)
+            servers.serve_files(data.served)
+            facts["model"] = f"{SHARDS} raw shards of {data.shard_mib} MiB"
+            bench = Bench(workplace, servers, data)
+            if names & set(NEEDS_FULL_CACHE):
+                bench.fill_cache()
+            records, commands = run_rounds(bench, cases, options.rounds)
+        finally:
+            servers.stop()
+            clean_up_mounts(workplace)
+    write(workplace.repository / "benches/results" / facts["name"], facts, cases, records, commands)
+
+
+def without_hidden(argv):
+    hidden = ("--programs", "--interpreter")
+    return [word for before, word in zip(["", *argv], argv) if word not in hidden and before not in hidden]
+
+
+def run_rounds(bench, cases, rounds):
+    records, commands = [], {}
+    for number in range(rounds):
+        for case in cases:
+            names = list(case.contestants)
+            # Each begins in turn, and in every other turn the rest comes in the opposite order.
+            names = names[number % len(names):] + names[:number % len(names)]
+            if number // len(names) % 2:
+                names.reverse()
+            for name in names:
+                begun = time.perf_counter()
+                bench.log.take()
+                metrics = case.contestants[name](bench)
+                commands.setdefault(f"{case.name}/{name}", bench.log.take())
+                records.append({"round": number + 1, "case": case.name, "contestant": name, "metrics": metrics})
+                values = ", ".join(
+                    f"{metric} {report.shown(metric, metrics[metric])}"
+                    for metric in case.shown_metrics[:2] if metric in metrics
+                )
+                took = time.perf_counter() - begun
+                print(f"{number + 1}/{rounds} {case.name}: {name}: {values} [{took:.1f} s]", file=sys.stderr, flush=True)
+    return records, commands
+
+
+def clean_up_mounts(workplace):
+    """What is still mounted when something has failed."""
+    for directory in sorted(workplace.mounts.iterdir()):
+        if os.path.ismount(directory):
+            for cache in (workplace.cache, workplace.full_cache):
+                argv = [str(workplace.refmount), "umount", str(directory)]
+                if os.spawnve(os.P_WAIT, argv[0], argv, {**os.environ, "REFMOUNT_CACHE_DIR": str(cache)}) == 0:
+                    break
+    for cache in (workplace.cache, workplace.full_cache):
+        end = time.monotonic() + 10
+        while time.monotonic() < end and owner_lives(cache):
+            time.sleep(0.05)
+
+
+def owner_lives(cache):
+    try:
+        return os.path.exists(f"/proc/{(cache / 'owner.lock').read_text().strip() or 'none'}")
+    except FileNotFoundError:
+        return False
+
+
+def write(directory: Path, facts, cases, records, commands):
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    raw = {"facts": facts, "results": records, "commands": commands}
+    (directory / "results.json").write_text(json.dumps(raw, indent=1) + "\n")
+    table = report.markdown(facts, cases, records, commands)
+    (directory / "README.md").write_text(table)
+    title = f"Ratio to the baseline: {facts['model']}, {facts['rounds']} rounds, {facts['name']}"
+    (directory / "chart.svg").write_text(chart.svg(title, cases, records))
+    print(table.split("## Figures to reach")[1].split("\n## ")[0].strip())
+    print(f"\nwritten to {directory}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""A mount by refmount, the process that owns it, and what they say of themselves."""
+
+import http.client
+import json
+import os
+import socket
+import time
+import urllib.parse
+
+from .processes import Usage, usage_of_tree
+
+
+class SocketConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path):
+        super().__init__("refmount")
+        self.path = str(path)
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(self.path)
+
+
+class Mounted:
+    """Mounts of one reference on one cache directory; unmounted, and its owner ended, when left."""
+
+    def __init__(self, workplace, reference, cache, count=1):
+        self.workplace, self.reference, self.cache = workplace, reference, cache
+        self.directories = [workplace.mounts / f"refmount-{number}" for number in range(count)]
+        self.clients = Usage()
+
+    @property
+    def directory(self):
+        return self.directories[0]
+
+    def __enter__(self):
+        self.mount_seconds = 0.0
+        for directory in self.directories:
+            directory.mkdir(exist_ok=True)
+            done = self._run("mount", self.reference, directory)
+            self.mount_seconds += done.seconds
+            self.clients = self.clients.after(done.usage)
+        self.owner = int((self.cache / "owner.lock").read_text())
+        return self
+
+    def __exit__(self, *_):
+        self._run("umount", *self.directories)
+        # The owner ends a moment after its last mount; the next one must not be handed to it.
+        while os.path.exists(f"/proc/{self.owner}"):
+            time.sleep(0.02)
+
+    def _run(self, *arguments):
+        argv = [self.workplace.refmount, *arguments]
+        return self.workplace.commands.run(argv, env={"REFMOUNT_CACHE_DIR": str(self.cache)})
+
+    def status(self, directory=None):
+        connection = SocketConnection(self.cache / "control.sock")
+        target = urllib.parse.quote(str(directory or self.directory), safe="")
+        connection.request("GET", f"/v1/mounts/status?target={target}")
+        response = connection.getresponse()
+        body = response.read()
+        connection.close()
+        if response.status != 200:
+            raise RuntimeError(f"status of {self.reference}: {body.decode()}")
+        return json.loads(body)
+
+    def wait_until_verified(self, timeout_seconds=120.0):
+        """Until every file is in the cache and has matched its digest."""
+        give_up = time.monotonic() + timeout_seconds
+        while True:
+            status = self.status()
+            if not status["layers_reading"] and all(file["standing"] == "proven" for file in status["files"]):
+                return
+            if time.monotonic() > give_up:
+                raise RuntimeError(f"not everything is verified after {timeout_seconds} s")
+            time.sleep(0.02)
+
+    def metrics(self, **measured):
+        """What was measured, with what the processes have used and fetched until now."""
+        usage = self.clients.after(usage_of_tree(self.owner))
+        statuses = [self.status(directory) for directory in self.directories]
+        fetched = {}
+        for status in statuses:
+            for cause, count in status["fetched_bytes"].items():
+                fetched[f"fetched_{cause}_bytes"] = fetched.get(f"fetched_{cause}_bytes", 0) + count
+        return {
+            **measured,
+            "cpu_seconds": usage.cpu_seconds,
+            "peak_mib": usage.peak_mib,
+            "network_bytes": sum(status["network_bytes"] for status in statuses),
+            "wasted_bytes": sum(status["wasted_bytes"] for status in statuses),
+            "reads_waited": sum(status["reads_waited"] for status in statuses),
+            "waited_seconds": sum(status["waited_seconds"] for status in statuses),
+            **fetched,
+        }

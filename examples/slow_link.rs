@@ -43,12 +43,7 @@ struct Piece {
 impl Direction {
     fn new(rtt: Duration, bytes_per_second: f64) -> Arc<Self> {
         let window_bytes = (2.0 * rtt.as_secs_f64() * bytes_per_second) as usize + WINDOW_BYTES_MIN;
-        Arc::new(Self {
-            bytes_per_second,
-            delay: rtt / 2,
-            window_bytes,
-            free_at: Mutex::new(Instant::now()),
-        })
+        Arc::new(Self { bytes_per_second, delay: rtt / 2, window_bytes, free_at: Mutex::new(Instant::now()) })
     }
 
     /// Puts bytes on the link, behind all that are on it; returns when the last of them has left.
@@ -92,7 +87,13 @@ async fn deliver(mut arriving: mpsc::UnboundedReceiver<Piece>, mut to: OwnedWrit
     to.shutdown().await
 }
 
-async fn connect(client: TcpStream, server: String, rtt: Duration, up: Arc<Direction>, down: Arc<Direction>) -> Result<()> {
+async fn connect(
+    client: TcpStream,
+    server: String,
+    rtt: Duration,
+    up: Arc<Direction>,
+    down: Arc<Direction>,
+) -> Result<()> {
     // What the handshake takes on the link; on this side of it there was none.
     sleep(rtt).await;
     let server = TcpStream::connect(server).await?;

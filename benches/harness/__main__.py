@@ -1,11 +1,13 @@
 """Makes the data, starts the servers, runs the rounds and writes the results. Started by scripts/bench."""
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +18,7 @@ from . import chart, machine, report
 from .cases import all_cases
 from .contestants import Bench
 from .data import SHARDS, Data
+from .mounted import end_owner
 from .servers import Servers
 from .workplace import Workplace
 
@@ -68,7 +71,11 @@ def main():
         finally:
             servers.stop()
             clean_up_mounts(workplace)
-    write(workplace.repository / "benches/results" / facts["name"], facts, cases, records, commands)
+    directory = workplace.repository / "benches/results" / facts["name"]
+    write(directory, facts, cases, records, commands)
+    if not options.quick and not options.cases:
+        micro_benchmarks(workplace.repository, directory / "micro.txt")
+    print(f"\nwritten to {directory}")
 
 
 def without_hidden(argv):
@@ -109,16 +116,10 @@ def clean_up_mounts(workplace):
                 if os.spawnve(os.P_WAIT, argv[0], argv, {**os.environ, "REFMOUNT_CACHE_DIR": str(cache)}) == 0:
                     break
     for cache in (workplace.cache, workplace.full_cache):
-        end = time.monotonic() + 10
-        while time.monotonic() < end and owner_lives(cache):
-            time.sleep(0.05)
-
-
-def owner_lives(cache):
-    try:
-        return os.path.exists(f"/proc/{(cache / 'owner.lock').read_text().strip() or 'none'}")
-    except FileNotFoundError:
-        return False
+        with contextlib.suppress(OSError, ValueError):
+            owner = int((cache / "owner.lock").read_text())
+            if str(workplace.root) in Path(f"/proc/{owner}/environ").read_text(errors="replace"):
+                end_owner(owner)
 
 
 def write(directory: Path, facts, cases, records, commands):
@@ -131,7 +132,15 @@ def write(directory: Path, facts, cases, records, commands):
     title = f"Ratio to the baseline: {facts['model']}, {facts['rounds']} rounds, {facts['name']}"
     (directory / "chart.svg").write_text(chart.svg(title, cases, records))
     print(table.split("## Figures to reach")[1].split("\n## ")[0].strip())
-    print(f"\nwritten to {directory}")
+
+
+def micro_benchmarks(repository, file):
+    """What criterion prints of each; without what it remembers of earlier runs."""
+    argv = ["cargo", "bench", "--locked", "--quiet", "--bench", "micro"]
+    with tempfile.TemporaryDirectory() as memory:
+        environment = {**os.environ, "CRITERION_HOME": memory}
+        done = subprocess.run(argv, cwd=repository, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    file.write_text(done.stdout)
 
 
 if __name__ == "__main__":

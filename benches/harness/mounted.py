@@ -1,8 +1,10 @@
 """A mount by refmount, the process that owns it, and what they say of themselves."""
 
+import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
 import time
 import urllib.parse
@@ -20,6 +22,22 @@ class SocketConnection(http.client.HTTPConnection):
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.connect(self.path)
+
+
+def end_owner(pid):
+    """Has it end as it does by itself, and waits for it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    while is_running(pid):
+        time.sleep(0.01)
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 class Mounted:
@@ -46,9 +64,8 @@ class Mounted:
 
     def __exit__(self, *_):
         self._run("umount", *self.directories)
-        # The owner ends a moment after its last mount; the next one must not be handed to it.
-        while os.path.exists(f"/proc/{self.owner}"):
-            time.sleep(0.02)
+        # The owner would end a moment after its last mount; the next one must not be handed to it.
+        end_owner(self.owner)
 
     def _run(self, *arguments):
         argv = [self.workplace.refmount, *arguments]

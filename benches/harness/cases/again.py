@@ -1,7 +1,8 @@
 """Everything read again: from the disk cache by a new owner, and then from the page cache, beside the same files on the
 same disk."""
 
-from ..contestants import measured
+import statistics
+
 from . import Case
 
 
@@ -11,9 +12,13 @@ def cases():
                  ["disk_bytes_per_second", "memory_bytes_per_second"])]
 
 
+# Out of memory it takes so little time that one reading says little.
+READINGS = 5
+
+
 def both(bench, paths):
-    rates = [bench.data.model_bytes / bench.cat_together(paths).seconds for _ in range(2)]
-    return dict(zip(["disk_bytes_per_second", "memory_bytes_per_second"], rates))
+    disk, *memory = (bench.data.model_bytes / bench.cat_together(paths).seconds for _ in range(1 + READINGS))
+    return {"disk_bytes_per_second": disk, "memory_bytes_per_second": statistics.median(memory)}
 
 
 def ours(bench):

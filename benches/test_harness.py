@@ -77,6 +77,11 @@ class Written(unittest.TestCase):
         bars = [float(each.getAttribute("width")) for each in drawn.getElementsByTagName("rect")[1:]]
         self.assertAlmostEqual(bars[0] / bars[1], 0.5, places=2)
 
+    def test_the_short_chart_is_of_cases_and_metrics_that_there_are(self):
+        cases = {case.name: case for case in all_cases()}
+        for name, metric in chart.OVERVIEW.items():
+            self.assertIn(metric, cases[name].shown_metrics)
+
     def test_a_ratio_beyond_the_scale_ends_at_its_edge(self):
         self.assertEqual(chart.x_of(40.0), chart.x_of(chart.RATIO_MAX))
 

@@ -131,6 +131,7 @@ def write(directory: Path, facts, cases, records, commands):
     (directory / "README.md").write_text(table)
     title = f"Ratio to the baseline: {facts['model']}, {facts['rounds']} rounds, {facts['name']}"
     (directory / "chart.svg").write_text(chart.svg(title, cases, records))
+    (directory / "overview.svg").write_text(chart.overview(title, cases, records))
     print(table.split("## Figures to reach")[1].split("\n## ")[0].strip())
 
 

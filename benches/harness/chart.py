@@ -1,5 +1,6 @@
 """The results as an SVG: for each case the contestants' ratios to the baseline, with their spread."""
 
+from dataclasses import replace
 from xml.sax.saxutils import escape
 
 from .figures import Results
@@ -10,6 +11,23 @@ WIDTH, LABEL_WIDTH, VALUE_WIDTH = 960, 260, 130
 BAR, GAP, HEAD = 14, 5, 24
 RATIO_MAX = 4.0
 OURS, OTHERS, SPREAD = "#2563ab", "#b8bec6", "#20242a"
+
+
+# What the short chart has: a metric of some cases.
+OVERVIEW = {
+    "cold-all": "total_seconds",
+    "cold-shard": "total_seconds",
+    "archive": "total_seconds",
+    "safetensors-8": "read_seconds",
+    "link-50": "bytes_per_second",
+    "again": "disk_bytes_per_second",
+    "small-files": "warm_seconds",
+}
+
+
+def overview(title, cases, records):
+    chosen = [replace(case, shown_metrics=[OVERVIEW[case.name]]) for case in cases if case.name in OVERVIEW]
+    return svg(title, chosen, records)
 
 
 def svg(title, cases, records):
@@ -41,7 +59,7 @@ def x_of(ratio):
 def group(case, metric, results, y):
     """The bars of one metric; and where the next begin."""
     better = "more is better" if metric.endswith(("per_second", "iops")) else "less is better"
-    head = f"{case.title}: {metric} ({better})" if len(case.shown_metrics) > 1 else f"{case.title} ({better})"
+    head = f"{case.title}: {metric} ({better})" if " then " in case.title or len(case.shown_metrics) > 1 else f"{case.title} ({better})"
     parts = [f'<text x="10" y="{y + 12}" font-weight="bold">{escape(head)}</text>']
     y += HEAD - 4
     bars = 0

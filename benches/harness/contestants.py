@@ -1,12 +1,11 @@
 """What several cases have in common: fetching with curl, skopeo and rclone, and reading with cat."""
 
 import os
-import signal
 import subprocess
 import time
 
 from .mounted import Mounted
-from .processes import Service, Usage
+from .processes import Service, Usage, reap
 from .servers import Servers
 from .workplace import Workplace
 
@@ -79,11 +78,10 @@ class Rclone:
         self.stop()
 
     def stop(self):
-        """Unmounts, and tells what it has used."""
+        """Unmounts, which ends it, and tells what it has used."""
         if self.service.process.returncode is None:
             subprocess.run(["fusermount3", "-u", str(self.directory)], check=True)
-            self.service.process.send_signal(signal.SIGTERM)
-            self.usage = self.service.stop()
+            self.usage = reap(self.service.process)
         return self.usage
 
 

@@ -1,9 +1,7 @@
 """Commands, how long they take, and what memory and processor time they, or processes that go on, have used."""
 
 import os
-import signal
 import subprocess
-import threading
 import time
 from dataclasses import dataclass, field
 
@@ -51,11 +49,12 @@ class CommandLog:
 
 
 def _quoted(word):
-    return word if word and not set(word) & set(" \t\n'\"$&|<>;()*?") else "'" + word.replace("'", "'\\''") + "'"
+    word = word.replace("\n", "\\n")
+    return word if word and not set(word) & set(" \t\\'\"$&|<>;()*?") else "'" + word.replace("'", "'\\''") + "'"
 
 
 def reap(process):
-    """Waits for a process and returns what it and its reaped children used; an error if it failed."""
+    """Waits for a process, and returns what it and its reaped children used."""
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return Usage(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
@@ -161,15 +160,13 @@ class Service:
         raise RuntimeError(f"{self.process.args[0]} is not ready after {timeout_seconds} s")
 
     def stop(self):
-        if self.process.returncode is None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            # One that does not listen is not waited for without end.
-            timer = threading.Timer(10, self.process.kill)
-            timer.start()
-            usage = reap(self.process)
-            timer.cancel()
-            return usage
-        return Usage()
+        """One that does not listen is not waited for without end."""
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def usage_of_tree(pid):

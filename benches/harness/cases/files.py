@@ -13,7 +13,7 @@ JOBS = ["sequential-1", "sequential-4", "random-4k-1", "random-4k-16", "random-1
 def cases():
     contestants = {"refmount": ours, "native": native}
     shown = [f"{state}_{name(job)}" for state in ("memory", "disk") for job in JOBS]
-    return [Case("fio", "fio on one shard: warm in the page cache, and from the disk cache of a new owner", contestants,
+    return [Case("fio", "fio on one shard", contestants,
                  "native", shown)]
 
 

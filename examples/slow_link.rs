@@ -19,7 +19,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 const PIECE_BYTES: usize = 64 << 10;
 
-/// How far the link may catch up when a timer fires late: timers have steps of a millisecond.
+/// How late timers fire.
+const TIMER_STEP: Duration = Duration::from_millis(1);
+
+/// How far the link may catch up when a timer has fired late.
 const BURST: Duration = Duration::from_millis(3);
 
 /// What may be under way on a connection beside two round trips.
@@ -67,7 +70,9 @@ impl Direction {
             }
             let Ok(part) = Arc::clone(&window).acquire_many_owned(count as u32).await else { break };
             let left = self.put(count);
-            let piece = Piece { arrives: left + self.delay, bytes: buffer[..count].to_vec(), part };
+            // What the link catches up on does not arrive before it was sent.
+            let arrives = left.max(Instant::now()) + self.delay;
+            let piece = Piece { arrives, bytes: buffer[..count].to_vec(), part };
             if pieces.send(piece).is_err() {
                 break;
             }
@@ -80,7 +85,7 @@ impl Direction {
 
 async fn deliver(mut arriving: mpsc::UnboundedReceiver<Piece>, mut to: OwnedWriteHalf) -> Result<()> {
     while let Some(piece) = arriving.recv().await {
-        sleep_until(piece.arrives).await;
+        sleep_until(piece.arrives - TIMER_STEP).await;
         to.write_all(&piece.bytes).await?;
         drop(piece.part);
     }

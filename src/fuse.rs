@@ -43,6 +43,7 @@ use device::{Backing, Device};
 use greeting::Greeting;
 use session::Queues;
 
+pub use device::keep_request_buffers_small;
 pub use mount::{check_target, unmount_target};
 pub use mountinfo::{MOUNT_TYPE, MountEntry, mount_at, mounts};
 pub use requests::{Operation, request_durations};

@@ -163,6 +163,7 @@ impl Owner {
     /// [`WatchListener::at`].
     pub fn start(settings: CacheSettings, metrics_addr: Option<SocketAddr>) -> Result<Self> {
         raise_descriptor_limit();
+        fuse::keep_request_buffers_small();
         let cache = Cache::open(settings.clone())?;
         let layers = layers(&cache);
         let mounter = KernelMounter::new(Arc::clone(&layers), None, &Inherited::default());
@@ -198,6 +199,7 @@ impl Owner {
         service: Option<Service>,
     ) -> Result<Self> {
         raise_descriptor_limit();
+        fuse::keep_request_buffers_small();
         let keeper = Arc::new(keeper);
         let goes_on = !inherited.kept.is_empty();
         let mut take = |name: &str| inherited.kept.remove(name).and_then(|mut kept| kept.pop());

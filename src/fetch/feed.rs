@@ -331,20 +331,25 @@ impl Feed {
     }
 
     fn fetch_ahead(self: &Arc<Self>, plan: &Plan) {
+        let filled = chunk_count(self.origin.filled_bytes().min(self.bytes));
+        let plan_end = plan.ahead.end.min(filled);
+        if plan.ahead.start >= plan_end {
+            return;
+        }
         let started = {
             let mut state = lock(&self.state);
             if state.runs.iter().any(|run| run.is_whole) {
                 return;
             }
-            let mut start = state.extend_run(plan.ahead.start, plan.ahead.end);
-            while start < plan.ahead.end && self.segment.is_present(start) {
+            let mut start = state.extend_run(plan.ahead.start, plan_end);
+            while start < plan_end && self.segment.is_present(start) {
                 start += 1;
             }
-            if start >= plan.ahead.end {
+            if start >= plan_end {
                 return;
             }
-            let request_end = if plan.open_ended { chunk_count(self.bytes) } else { plan.ahead.end };
-            state.add_run(RunKind::Ahead, start..plan.ahead.end, request_end)
+            let request_end = if plan.open_ended { filled } else { plan_end };
+            state.add_run(RunKind::Ahead, start..plan_end, request_end)
         };
         self.spawn_run(started);
     }

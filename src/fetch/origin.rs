@@ -55,6 +55,11 @@ pub trait SegmentSource: Debug + Send + Sync {
         range: Range<u64>,
         counter: BlobBytes,
     ) -> Result<BlobBody>;
+
+    /// Bytes of the segment that are worth fetching before anybody asks: nothing but zeros follows them.
+    fn filled_bytes(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 /// Where the bytes of a segment come from.
@@ -76,6 +81,14 @@ impl Origin {
     #[must_use]
     pub fn blob(digest: Digest, bytes: u64) -> Self {
         Self::Blob { digest, bytes }
+    }
+
+    /// See [`SegmentSource::filled_bytes`].
+    pub(super) fn filled_bytes(&self) -> u64 {
+        match self {
+            Self::Blob { bytes, .. } => *bytes,
+            Self::Made(made) => made.filled_bytes(),
+        }
     }
 
     /// Opens `range` of the segment. The body may hold the whole segment instead, as [`BlobBody::range`] says.

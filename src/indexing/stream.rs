@@ -220,12 +220,44 @@ impl SegmentSource for StreamPart {
     ) -> Result<BlobBody> {
         let wanted = self.start.saturating_add(range.start)..self.start.saturating_add(range.end);
         let end = self.stream.bytes().unwrap_or(wanted.end).clamp(wanted.start, wanted.end);
-        let zeros = usize::try_from(wanted.end - end).unwrap_or(usize::MAX);
-        let padding = stream::iter((zeros > 0).then(|| Ok(Bytes::from(vec![0; zeros]))));
+        let padding = stream::iter(zeros(wanted.end - end).map(Ok));
         if end == wanted.start {
             return Ok(BlobBody { range, pieces: padding.boxed() });
         }
         let body = self.stream.open(source, wanted.start..end, counter).await?;
         Ok(BlobBody { range, pieces: body.pieces.chain(padding).boxed() })
+    }
+
+    fn filled_bytes(&self) -> u64 {
+        self.stream.bytes().map_or(u64::MAX, |bytes| bytes.saturating_sub(self.start))
+    }
+}
+
+/// So many zeros, in pieces.
+fn zeros(bytes: u64) -> impl Iterator<Item = Bytes> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let piece = ZEROS.len() as u64;
+    (0..bytes.div_ceil(piece)).map(move |at| {
+        let mut zeros = Bytes::from_static(&ZEROS);
+        zeros.truncate(usize::try_from(bytes - at * piece).unwrap_or(usize::MAX));
+        zeros
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_beyond_a_stream_is_zeros_in_small_pieces_and_not_worth_fetching() {
+        let pieces: Vec<_> = zeros((1 << 20) + 3).collect();
+        assert_eq!(pieces.iter().map(Bytes::len).sum::<usize>(), (1 << 20) + 3);
+        assert!(pieces.iter().all(|piece| piece.len() <= 64 << 10 && piece.iter().all(|byte| *byte == 0)));
+        assert_eq!(zeros(0).count(), 0);
+        let blob = Digest::of(crate::base::Algorithm::Sha256, b"");
+        let stream: Arc<dyn StreamSource> = Arc::new(PlainStream { blob, bytes: 1000 });
+        for (start, filled) in [(0, 1000), (900, 100), (2000, 0)] {
+            assert_eq!(StreamPart { stream: Arc::clone(&stream), start }.filled_bytes(), filled);
+        }
     }
 }

@@ -11,8 +11,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::base::chunk::chunks_of;
-use crate::base::{Digest, Histogram, Result};
+use crate::base::{Digest, Histogram, Joined, Result};
 use crate::cache::{DirectSegment, Pin, SegmentId};
 use crate::fetch::{Counters, Feed, FeedLease, FetchSettings, Fetcher, Readers, Served};
 use crate::indexing::{LayerLease, Watcher};
@@ -182,7 +184,7 @@ impl Content {
     ///
     /// # Errors
     /// `Corrupt`, `TimedOut`, or what the source failed with once its attempts were used up.
-    pub async fn read(&self, file: &FileBody, range: Range<u64>) -> Result<Vec<u8>> {
+    pub async fn read(&self, file: &FileBody, range: Range<u64>) -> Result<Bytes> {
         let _wait = self.readers.wait(&self.waits);
         let (bytes, served) = self.read_uncounted(file, range).await?;
         self.readers.got(served);
@@ -190,22 +192,22 @@ impl Content {
     }
 
     /// The same for whoever is no reader; tells where the bytes came from.
-    async fn read_uncounted(&self, file: &FileBody, range: Range<u64>) -> Result<(Vec<u8>, Served)> {
+    async fn read_uncounted(&self, file: &FileBody, range: Range<u64>) -> Result<(Bytes, Served)> {
         let layer = &self.layers[file.layer];
         if self.settings.verify_before_read {
             self.verified(file.layer).await?;
         }
         let mut served = Served::default();
-        let mut out = Vec::with_capacity(usize::try_from(range.end - range.start).unwrap_or_default());
+        let mut out = Joined::with_capacity(usize::try_from(range.end - range.start).unwrap_or_default());
         for piece in pieces(layer, file, range)? {
             match piece {
-                Piece::Zeros(count) => out.resize(out.len() + count, 0),
+                Piece::Zeros(count) => out.push_zeros(count),
                 Piece::Bytes(feed, range) => {
                     served += feed.read(range, self.settings.read_timeout, &mut out).await?;
                 }
             }
         }
-        Ok((out, served))
+        Ok((out.into(), served))
     }
 
     /// Waits until all of layer `layer` was fetched and matched its digest.

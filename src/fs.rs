@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::base::{Digest, Error, ErrorKind};
@@ -226,16 +227,10 @@ impl Filesystem {
     ///
     /// # Errors
     /// Those of [`Self::opened`]; `Content` with what the content failed with.
-    pub async fn read(
-        &self,
-        ino: Ino,
-        offset: u64,
-        length: u32,
-        limit: Option<Duration>,
-    ) -> FsResult<Vec<u8>> {
+    pub async fn read(&self, ino: Ino, offset: u64, length: u32, limit: Option<Duration>) -> FsResult<Bytes> {
         let (file, range) = self.range(ino, offset, length)?;
         if range.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Bytes::new());
         }
         let expected = range.end - range.start;
         let read = Arc::clone(&self.content).read(&file, range.clone());

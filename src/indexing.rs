@@ -26,11 +26,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
-use crate::base::{Algorithm, Digest, Error, ErrorKind, Result};
+use crate::base::{Algorithm, Digest, Error, ErrorKind, Joined, Result};
 use crate::cache::DocumentKind;
 use crate::fetch::{BlobBytes, Counters, Feed, FetchSettings, Fetcher, Proving, Readers, Sources, Tell};
 use crate::layer::tar::TarItem;
@@ -546,11 +547,13 @@ impl Layer {
     }
 
     /// Reads `stream`, within one window, through its window.
-    async fn read_window(&self, stream: Range<u64>, limit: Duration, out: &mut Vec<u8>) -> Result<()> {
+    async fn read_window(&self, stream: Range<u64>, limit: Duration) -> Result<Bytes> {
         let window = stream.start / segments::WINDOW_BYTES;
         let base = window * segments::WINDOW_BYTES;
         let feed = self.feed(segments::window_number(window))?;
-        feed.read_quietly(stream.start - base..stream.end - base, limit, out).await.map(drop)
+        let mut out = Joined::default();
+        feed.read_quietly(stream.start - base..stream.end - base, limit, &mut out).await?;
+        Ok(out.into())
     }
 
     /// Checks the layer against its digest in the background, if all of it is cached and nobody has. If only little is

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::base::chunk::chunks_of;
-use crate::base::{Error, ErrorKind, Result, chunk_range};
+use crate::base::{Error, ErrorKind, Joined, Result, chunk_range};
 
 use super::feed::{Coming, Feed, Wanted};
 use super::readers::Served;
@@ -41,7 +41,7 @@ impl Feed {
         self: &Arc<Self>,
         range: Range<u64>,
         limit: Duration,
-        out: &mut Vec<u8>,
+        out: &mut Joined,
     ) -> Result<Served> {
         let wanted = self.want(chunks_of(&range))?;
         self.accessed(chunks_of(&range));
@@ -56,7 +56,7 @@ impl Feed {
         self: &Arc<Self>,
         range: Range<u64>,
         limit: Duration,
-        out: &mut Vec<u8>,
+        out: &mut Joined,
     ) -> Result<Served> {
         let wanted = self.want(chunks_of(&range))?;
         self.take(wanted, range, limit, out).await
@@ -67,7 +67,7 @@ impl Feed {
         wanted: Vec<Wanted>,
         range: Range<u64>,
         limit: Duration,
-        out: &mut Vec<u8>,
+        out: &mut Joined,
     ) -> Result<Served> {
         let mut wanted = wanted.into_iter();
         let mut served = Served::default();
@@ -88,7 +88,7 @@ impl Feed {
         part: Range<u64>,
         mut wanted: Option<Wanted>,
         limit: Duration,
-        out: &mut Vec<u8>,
+        out: &mut Joined,
     ) -> Result<bool> {
         let mut buffer = Vec::new();
         for _ in 0..TURNS_MAX {
@@ -96,14 +96,15 @@ impl Feed {
                 let bytes = self.wait(chunk, part.start, coming, limit).await?;
                 let chunk_start = chunk_range(chunk, self.bytes).start;
                 let slice = to_usize(part.start - chunk_start)..to_usize(part.end - chunk_start);
-                let bytes = bytes.get(slice).ok_or_else(|| {
-                    Error::new(ErrorKind::Corrupt, format!("blob {}: chunk {chunk} is short", self.digest))
-                })?;
-                out.extend_from_slice(bytes);
+                if bytes.len() < slice.end {
+                    let message = format!("blob {}: chunk {chunk} is short", self.digest);
+                    return Err(Error::new(ErrorKind::Corrupt, message));
+                }
+                out.push(bytes.slice(slice));
                 return Ok(true);
             }
             if self.segment.read(part.clone(), &mut buffer) {
-                out.extend_from_slice(&buffer);
+                out.push(buffer.into());
                 return Ok(false);
             }
             wanted = self.want(chunk..chunk + 1)?.pop();

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::base::{Digest, Result};
 use crate::content::{Content, DirectFile, Kept, Standing};
@@ -23,7 +24,7 @@ pub trait FileContent: Debug + Send + Sync {
     ///
     /// # Errors
     /// See there.
-    async fn read(self: Arc<Self>, file: &FileBody, range: Range<u64>) -> Result<Vec<u8>>;
+    async fn read(self: Arc<Self>, file: &FileBody, range: Range<u64>) -> Result<Bytes>;
 
     /// See [`Content::opened`].
     fn opened(self: Arc<Self>, file: &FileBody);
@@ -56,7 +57,7 @@ impl FileContent for Content {
         Content::read_cached(self, file, range, buffer)
     }
 
-    async fn read(self: Arc<Self>, file: &FileBody, range: Range<u64>) -> Result<Vec<u8>> {
+    async fn read(self: Arc<Self>, file: &FileBody, range: Range<u64>) -> Result<Bytes> {
         Content::read(&self, file, range).await
     }
 

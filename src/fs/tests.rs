@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::*;
 use crate::base::{Algorithm, Result};
@@ -49,12 +50,12 @@ impl FileContent for Memory {
         Ok(true)
     }
 
-    async fn read(self: Arc<Self>, file: &FileBody, range: Range<u64>) -> Result<Vec<u8>> {
+    async fn read(self: Arc<Self>, file: &FileBody, range: Range<u64>) -> Result<Bytes> {
         let layer = file.layer;
         if self.stuck {
             std::future::pending::<()>().await;
         }
-        self.bytes(layer, range)
+        self.bytes(layer, range).map(Bytes::from)
     }
 
     fn opened(self: Arc<Self>, _file: &FileBody) {
@@ -147,7 +148,7 @@ async fn read(fs: &Filesystem, ino: Ino, offset: u64, length: u32) -> FsResult<V
     let mut buffer = b"left over".to_vec();
     match fs.read_cached(ino, offset, length, &mut buffer)? {
         true => Ok(buffer),
-        false => fs.read(ino, offset, length, None).await,
+        false => fs.read(ino, offset, length, None).await.map(Vec::from),
     }
 }
 

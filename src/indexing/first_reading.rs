@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::base::{CHUNK_BYTES, Error, ErrorKind, Result, ResultExt as _, chunk_count};
+use crate::base::{CHUNK_BYTES, Error, ErrorKind, Joined, Result, ResultExt as _, chunk_count};
 use crate::cache::DocumentKind;
 use crate::fetch::{Feed, Sequence};
 use crate::layer::encoding::Codec;
@@ -432,7 +432,7 @@ async fn fill_windows(layer: &Arc<Layer>, index: &LayerIndex) -> Result<()> {
         let feed = layer.feed(window_number(window))?;
         if !feed.segment().is_present(chunk) {
             let bytes = chunk * CHUNK_BYTES..(chunk + 1) * CHUNK_BYTES;
-            feed.read(bytes, FILL_LIMIT, &mut Vec::new()).await?;
+            feed.read(bytes, FILL_LIMIT, &mut Joined::default()).await?;
         }
     }
     Ok(())

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::base::backoff::Backoff;
 use crate::base::{CHUNK_BYTES, Result, chunk_count};
 use crate::layer::tar::TarReader;
@@ -91,12 +93,11 @@ fn take(layer: &Arc<Layer>, reader: &mut TarReader, chunk: &[u8]) -> Result<()> 
 }
 
 /// The bytes `start..end` of the stream, within one chunk; what fails for a while is tried again.
-async fn read(layer: &Arc<Layer>, start: u64, end: u64) -> Result<Vec<u8>> {
+async fn read(layer: &Arc<Layer>, start: u64, end: u64) -> Result<Bytes> {
     let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX);
     loop {
-        let mut bytes = Vec::new();
-        match layer.read_window(start..end, ATTEMPT, &mut bytes).await {
-            Ok(()) => return Ok(bytes),
+        match layer.read_window(start..end, ATTEMPT).await {
+            Ok(bytes) => return Ok(bytes),
             Err(error) if error.kind().is_transient() => {
                 tracing::warn!(
                     "cannot read the headers of {}: {}; trying again",

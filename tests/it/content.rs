@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
-use refmount::base::{CHUNK_BYTES, Digest, ErrorKind};
+use refmount::base::{CHUNK_BYTES, Digest, ErrorKind, Joined};
 use refmount::cache::{Cache, CacheSettings, FreeSpaceFloor, Prune, SegmentId};
 use refmount::content::{Content, ContentSettings, Standing};
 use refmount::fetch::{Fetcher, Origin, Proving, SegmentSpec, Sources};
@@ -75,7 +76,7 @@ impl Setting {
             let end = self.data.len().min(start + (128 << 10));
             let mut buffer = Vec::new();
             if !content.read_cached(&body(0), start as u64..end as u64, &mut buffer).unwrap() {
-                buffer = content.read(&body(0), start as u64..end as u64).await.unwrap();
+                buffer = content.read(&body(0), start as u64..end as u64).await.unwrap().into();
             }
             assert!(buffer == self.data[start..end], "bytes {start}..{end}");
         }
@@ -405,9 +406,9 @@ async fn readers_of_what_a_later_proof_disproves_are_told() {
         }));
         setting.source.schedule([Fault::WrongByte(5)]);
         let read = async || {
-            let mut bytes = Vec::new();
+            let mut bytes = Joined::default();
             feed.read_quietly(0..CHUNK_BYTES, SETTINGS.read_timeout, &mut bytes).await.unwrap();
-            bytes
+            Bytes::from(bytes)
         };
         assert!(read().await != setting.data[..CHUNK_BYTES as usize]);
         let digests = setting.data.chunks(CHUNK_BYTES as usize).map(|chunk| *blake3::hash(chunk).as_bytes());

@@ -153,7 +153,7 @@ impl Mount {
         if self.content.read_cached(file, range.clone(), &mut buffer).unwrap() {
             return buffer;
         }
-        self.content.read(file, range).await.unwrap()
+        self.content.read(file, range).await.unwrap().into()
     }
 }
 

@@ -136,7 +136,7 @@ impl World {
         let mut buffer = Vec::new();
         let result = match content.read_cached(&body(blob), start..end, &mut buffer) {
             Ok(true) => Ok(buffer),
-            Ok(false) => content.read(&body(blob), start..end).await,
+            Ok(false) => content.read(&body(blob), start..end).await.map(Vec::from),
             Err(error) => Err(error),
         };
         match result {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
-use crate::base::{Algorithm, CHUNK_BYTES, Digest};
+use crate::base::{Algorithm, CHUNK_BYTES, Digest, Joined};
 use crate::cache::{Cache, CacheSettings, FreeSpaceFloor, SegmentId};
 use crate::fetch::{
     Coming, FetchSettings, Fetcher, Origin, Passage, Proving, STORES_MAX, SegmentSpec, Sources, Wanted,
@@ -129,7 +129,7 @@ async fn arrival(coming: Coming) -> Bytes {
 
 /// What a new reader of the only chunk gets.
 async fn read(feed: &Arc<Feed>) -> Bytes {
-    let mut bytes = Vec::new();
+    let mut bytes = Joined::default();
     feed.read_quietly(0..CHUNK_BYTES, Duration::from_secs(60), &mut bytes).await.unwrap();
     bytes.into()
 }

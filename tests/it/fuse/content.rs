@@ -7,6 +7,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
+
 use async_trait::async_trait;
 use refmount::base::{Algorithm, Digest, Error, ErrorKind, Result};
 use refmount::content::{DirectFile, Standing};
@@ -160,7 +162,7 @@ impl FileContent for MemoryContent {
         Ok(true)
     }
 
-    async fn read(self: Arc<Self>, file: &FileBody, range: Range<u64>) -> Result<Vec<u8>> {
+    async fn read(self: Arc<Self>, file: &FileBody, range: Range<u64>) -> Result<Bytes> {
         let layer = file.layer;
         match self.behaviour(layer) {
             Behaviour::Stuck => {
@@ -175,7 +177,7 @@ impl FileContent for MemoryContent {
             | Behaviour::Direct
             | Behaviour::MaybeDirect => {}
         }
-        Ok(self.bytes(file, &range))
+        Ok(self.bytes(file, &range).into())
     }
 
     fn opened(self: Arc<Self>, file: &FileBody) {

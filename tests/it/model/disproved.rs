@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use refmount::base::chunk_count;
+use bytes::Bytes;
+use refmount::base::{Joined, chunk_count};
 use refmount::cache::SegmentId;
 use refmount::content::ContentSettings;
 use refmount::fetch::{Feed, Origin, Proving, SegmentSpec, Sources};
@@ -79,10 +80,10 @@ impl World {
     }
 
     async fn read(&self, range: Range<u64>) -> Result<(), TestCaseError> {
-        let mut bytes = Vec::new();
+        let mut bytes = Joined::default();
         let result = self.feed.read(range.clone(), Duration::from_secs(120), &mut bytes).await;
         prop_assert!(result.is_ok(), "{result:?}");
-        let is_right = bytes == self.blob[range.start as usize..range.end as usize];
+        let is_right = Bytes::from(bytes) == self.blob[range.start as usize..range.end as usize];
         prop_assert!(is_right || self.is_damaged, "wrong bytes at {range:?}");
         Ok(())
     }

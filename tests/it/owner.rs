@@ -58,32 +58,6 @@ fn a_file_that_is_too_large_for_the_cache_does_not_end_the_prefetch_of_the_other
     assert_done(&workplace.run(&["umount", "m"]));
 }
 
-#[test]
-fn two_hundred_mounts_at_once_on_a_fresh_cache_have_one_owner() {
-    let targets: Vec<String> = (0..200).map(|number| format!("m{number}")).collect();
-    let names: Vec<&str> = targets.iter().map(String::as_str).collect();
-    let workplace = workplace_with(&names);
-    let children: Vec<_> = names
-        .iter()
-        .map(|target| {
-            let mut command = workplace.command(&["mount", "oci:layout:v1", target]);
-            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
-        })
-        .collect();
-    for child in children {
-        assert_done(&child.wait_with_output().unwrap());
-    }
-    for target in &names {
-        assert_eq!(std::fs::read(workplace.path(target).join("config.json")).unwrap(), b"{}\n");
-    }
-    let owner = workplace.owner().unwrap();
-    let mut arguments = vec!["umount"];
-    arguments.extend(&names);
-    assert_eq!(workplace.owner(), Some(owner));
-    assert_done(&workplace.run(&arguments));
-    wait_until("the owner has ended", || workplace.owner().is_none());
-}
-
 /// Each round finds the owner of the one before in another moment of its end.
 #[test]
 fn a_mount_that_meets_an_ending_owner_gets_the_next_one() {

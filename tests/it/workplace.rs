@@ -28,6 +28,14 @@ impl Workplace {
         workplace
     }
 
+    /// And a directory for each of `targets` in it.
+    pub(crate) fn with_directories(self, targets: &[impl AsRef<str>]) -> Self {
+        for target in targets {
+            std::fs::create_dir(self.path(target.as_ref())).unwrap();
+        }
+        self
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -121,11 +129,7 @@ impl Drop for Workplace {
 
 /// A workplace with a layout, and a directory for each of `targets`.
 pub(crate) fn workplace_with(targets: &[&str]) -> Workplace {
-    let workplace = Workplace::with_layout();
-    for target in targets {
-        std::fs::create_dir(workplace.path(target)).unwrap();
-    }
-    workplace
+    Workplace::with_layout().with_directories(targets)
 }
 
 /// The processes that the first thread of `process` has started and that are still there.
@@ -136,8 +140,22 @@ pub(crate) fn children(process: Pid) -> Vec<Pid> {
     listed.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
+/// Whether `process` is there and has not ended, which one may have that nobody has waited for yet.
+pub(crate) fn is_running(process: Pid) -> bool {
+    let command = std::fs::read(format!("/proc/{}/cmdline", process.as_raw_nonzero()));
+    command.is_ok_and(|command| !command.is_empty())
+}
+
+/// What the kernel says of the memory of `process` under `name`: `VmRSS` for what is resident, `VmHWM` for the most that
+/// ever was.
+pub(crate) fn resident_bytes(process: Pid, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+}
+
 /// The mount points at and below `directory`.
-fn mounts_below(directory: &Path) -> Vec<PathBuf> {
+pub(crate) fn mounts_below(directory: &Path) -> Vec<PathBuf> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let targets = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
     targets.filter(|target| target.starts_with(directory)).collect()

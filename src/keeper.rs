@@ -22,7 +22,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+use crate::base::{Error, ErrorKind, Result, ResultExt as _, process};
 
 mod devices;
 mod holder;
@@ -101,6 +101,8 @@ pub struct Keeper {
     socket: Mutex<OwnedFd>,
     /// While this program is on trial: what it would have let go of. Another one may know what to do with that.
     not_forgotten: Mutex<Option<Vec<String>>>,
+    /// How many descriptors are kept under each name.
+    kept: Mutex<BTreeMap<String, usize>>,
 }
 
 impl Keeper {
@@ -126,9 +128,11 @@ impl Keeper {
                 Some((Message::All { died, deaths, is_on_trial, went_back }, _)) => {
                     let kept = inherited.kept;
                     let holder = std::os::unix::process::parent_id();
+                    let counts = kept.iter().map(|(name, kept)| (name.clone(), kept.len())).collect();
                     inherited = Inherited { holder, kept, died, deaths, is_on_trial, went_back };
                     let not_forgotten = Mutex::new(is_on_trial.then(Vec::new));
-                    return Ok(Some((Self { socket: Mutex::new(socket), not_forgotten }, inherited)));
+                    let keeper = Self { socket: Mutex::new(socket), not_forgotten, kept: Mutex::new(counts) };
+                    return Ok(Some((keeper, inherited)));
                 }
                 _ => return Err(Error::new(ErrorKind::Io, "the holder went away")),
             }
@@ -138,10 +142,15 @@ impl Keeper {
     /// Has `descriptors` kept under `name`, in the place of what was.
     ///
     /// # Errors
-    /// `Io` when the holder is gone, or does not take as many.
+    /// `Io` when the holder is gone, or for more descriptors than the next process could go on with.
     pub fn keep(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-        self.say(&Message::Keep { name: name.to_owned() }, descriptors)
-            .context(|| format!("cannot have {name} kept for the next process"))
+        let cannot = || format!("cannot have {name} kept for the next process");
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let others: usize = kept.iter().filter(|(other, _)| *other != name).map(|(_, count)| count).sum();
+        require_room(others + descriptors.len(), process::descriptor_limit()).context(cannot)?;
+        self.say(&Message::Keep { name: name.to_owned() }, descriptors).context(cannot)?;
+        kept.insert(name.to_owned(), descriptors.len());
+        Ok(())
     }
 
     /// Lets go of what is kept under `name`.
@@ -153,6 +162,7 @@ impl Keeper {
             not_forgotten.push(name.to_owned());
             return Ok(());
         }
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         self.say(&Message::Forget { name: name.to_owned() }, &[])
             .context(|| format!("cannot let go of {name}"))
     }
@@ -218,6 +228,7 @@ impl Keeper {
             match receive(socket.as_fd()) {
                 Ok(Some((Message::HandOver, _))) => return true,
                 Ok(Some(_)) => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
                 Ok(None) | Err(_) => return false,
             }
         }
@@ -226,6 +237,18 @@ impl Keeper {
     fn say(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         send(socket.as_fd(), message, descriptors)
+    }
+}
+
+/// Checks that a process which may have `limit` descriptors can take over `count`. It needs as many again, beside its own:
+/// each queue is served under another number, while those of other mounts wait.
+fn require_room(count: usize, limit: Option<u64>) -> io::Result<()> {
+    match limit.map(|limit| limit / 2) {
+        Some(kept_max) if count as u64 > kept_max => Err(io::Error::other(format!(
+            "mounts may have {kept_max} file descriptors, half of those that this process may; a higher limit \
+             (LimitNOFILE=, ulimit -Hn) makes room for more mounts"
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -244,6 +267,9 @@ fn send(socket: BorrowedFd<'_>, message: &Message, descriptors: &[BorrowedFd<'_>
 }
 
 /// The next message; none when the other side has ended.
+///
+/// # Errors
+/// `InvalidData` for one that is not understood, after which others may come; what the kernel says.
 fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
     let mut text = vec![0; MESSAGE_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
@@ -259,9 +285,10 @@ fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Message, Vec<OwnedFd>)>
         }
     }
     if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-        return Err(io::Error::other("a message came cut short"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message came cut short"));
     }
-    Ok(Some((serde_json::from_slice(&text[..received.bytes])?, descriptors)))
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    Ok(Some((serde_json::from_slice(&text[..received.bytes]).map_err(invalid)?, descriptors)))
 }
 
 #[cfg(test)]
@@ -310,6 +337,7 @@ mod tests {
         let keeper = |names| Keeper {
             socket: Mutex::new(ours.try_clone().unwrap()),
             not_forgotten: Mutex::new(names),
+            kept: Mutex::default(),
         };
         let on_trial = keeper(Some(Vec::new()));
         on_trial.forget("mount-1").unwrap();
@@ -330,5 +358,22 @@ mod tests {
         assert!(send(ours.as_fd(), &Message::Ready, &many).is_err());
         let name = "x".repeat(MESSAGE_BYTES_MAX);
         assert!(send(ours.as_fd(), &Message::Keep { name }, &[]).is_err());
+    }
+
+    #[test]
+    fn what_the_next_process_has_no_room_for_is_refused() {
+        require_room(512, Some(1024)).unwrap();
+        require_room(usize::MAX, None).unwrap();
+        let error = require_room(513, Some(1024)).unwrap_err();
+        assert!(error.to_string().contains("may have 512 file descriptors"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_followed_by_what_is() {
+        let (ours, theirs) = pair();
+        rustix::io::write(&ours, br#"{"later_than_this":{}}"#).unwrap();
+        send(ours.as_fd(), &Message::Ready, &[]).unwrap();
+        assert_eq!(receive(theirs.as_fd()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(receive(theirs.as_fd()).unwrap().unwrap().0, Message::Ready);
     }
 }

@@ -25,6 +25,12 @@ pub fn yield_to_others() {
     let _ = setpriority_process(Some(gettid()), YIELDING);
 }
 
+/// How many file descriptors this process may have; none: as many as it likes.
+#[must_use]
+pub fn descriptor_limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
 /// Closes standard error, which from then on takes everything and keeps nothing. For processes whose starter reads it
 /// until they are ready, and not after.
 ///

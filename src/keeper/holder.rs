@@ -287,6 +287,12 @@ impl Holder<'_> {
                 self.take(message, descriptors, server);
                 true
             }
+            // Of a later program, or without descriptors that there is no room for. Whoever sent it goes on, and is to be told
+            // of signals.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                eprintln!("refmount: the server said what is not understood: {error}");
+                true
+            }
             Ok(None) | Err(_) => false,
         }
     }

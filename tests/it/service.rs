@@ -1,13 +1,16 @@
 //! `refmount daemon`: as a service under a manager that the test plays, with a configuration file, and over its own end.
 
 mod kept;
+mod limits;
 mod restored;
 mod upgraded;
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::thread;
 
+use refmount::base::clock;
+use refmount::daemon::owner::EXIT_LIMIT;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -22,7 +25,7 @@ use crate::workplace::{
 const MANAGER: &str = include_str!("service/manager.py");
 
 /// A daemon and the manager that runs it.
-struct Service {
+pub(crate) struct Service {
     child: Child,
     commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
@@ -30,7 +33,7 @@ struct Service {
 
 impl Service {
     /// A manager for a daemon on the cache of `workplace`, which is started.
-    fn start(workplace: &Workplace, options: &[&str]) -> Self {
+    pub(crate) fn start(workplace: &Workplace, options: &[&str]) -> Self {
         Self::start_with(workplace, options, &[("FDSTORE", "200"), ("WATCHDOG_USEC", "300000")])
     }
 
@@ -62,13 +65,16 @@ impl Service {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{word}: {error}: {line:?}"))
     }
 
-    /// Ends the daemon by `signal`, and returns what the manager knows then.
-    fn end_by(&mut self, signal: &str) -> Value {
+    /// Ends the daemon by `signal`, within its time, and returns what the manager knows then.
+    pub(crate) fn end_by(&mut self, signal: &str) -> Value {
+        let told = clock::now();
         self.ask(signal);
-        self.ask("wait")
+        let end = self.ask("wait");
+        assert!(told.elapsed() < EXIT_LIMIT, "it took {:?} to end", told.elapsed());
+        end
     }
 
-    fn watchdog(&mut self) -> u64 {
+    pub(crate) fn watchdog(&mut self) -> u64 {
         self.ask("state")["watchdog"].as_u64().unwrap()
     }
 }
@@ -81,20 +87,34 @@ impl Drop for Service {
 }
 
 /// A daemon without a manager.
-struct Daemon(Child);
+pub(crate) struct Daemon(Child);
 
 impl Daemon {
-    fn start(workplace: &Workplace, options: &[&str]) -> Self {
-        let cache = workplace.path("cache");
-        let mut command = workplace.command(&["daemon", "--cache-dir", cache.to_str().unwrap()]);
-        command.args(options).stdout(Stdio::null()).stderr(Stdio::piped());
+    pub(crate) fn start(workplace: &Workplace, options: &[&str]) -> Self {
+        Self::start_by(workplace, workplace.command(&[]), options)
+    }
+
+    /// One that `command` becomes, with further arguments.
+    fn start_by(workplace: &Workplace, mut command: Command, options: &[&str]) -> Self {
+        command.args(["daemon", "--cache-dir"]).arg(workplace.path("cache")).args(options);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
         let daemon = Self(command.spawn().unwrap());
         wait_until("the daemon is there", || workplace.path("cache/control.sock").exists());
         daemon
     }
 
-    fn tell(&self, signal: Signal) {
+    pub(crate) fn tell(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// Tells it to end, and waits until it has, within its time.
+    pub(crate) fn end(self) -> Output {
+        let told = clock::now();
+        self.tell(Signal::TERM);
+        let output = self.output();
+        assert!(told.elapsed() < EXIT_LIMIT, "it took {:?} to end", told.elapsed());
+        assert_done(&output);
+        output
     }
 
     /// Waits for its end.
@@ -199,10 +219,7 @@ fn a_daemon_told_to_end_under_load_does_so_and_leaves_no_mount() {
             scope.spawn(move || while std::fs::read(&busy).is_ok() {});
         }
         wait_until("readers wait", || registry.requests(Target::Blob).len() > fetched);
-        let told = refmount::base::clock::now();
-        daemon.tell(Signal::TERM);
-        assert_done(&daemon.output());
-        println!("ended after {:.1} s", told.elapsed().as_secs_f64());
+        daemon.end();
     });
     assert!(targets.iter().all(|target| !workplace.is_mounted(target)));
 }

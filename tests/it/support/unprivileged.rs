@@ -22,22 +22,32 @@ fn at_home(mut command: Command) -> Command {
     command
 }
 
+/// Another user of every Debian, `news`, who has no other processes than those of one test.
+pub(crate) const NEWS: u32 = 9;
+
 /// Gives a program a device that every user may open, as most machines have it, without changing the
-/// machine: DIRECTORY PROGRAM ARGUMENTS.
+/// machine: DIRECTORY USER PROGRAM ARGUMENTS.
 const OWN_DEVICE: &str = r#"
 set -e
 mount -t tmpfs -o mode=755,dev tmpfs "$1"
 mknod -m 666 "$1/fuse" c 10 229
 mount --bind "$1/fuse" /dev/fuse
-shift
-exec setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"
+user=$2
+shift 2
+exec setpriv --reuid="$user" --regid="$user" --clear-groups -- "$@"
 "#;
 
 /// `program` as nobody, in a mount namespace of its own where everybody may use FUSE. `directory` is for the
 /// device, and has to be empty.
 pub(crate) fn as_nobody_with_fuse(directory: &Path, program: impl AsRef<OsStr>) -> Command {
+    as_user_with_fuse(NOBODY, directory, program)
+}
+
+/// As [`as_nobody_with_fuse`], as `user`.
+pub(crate) fn as_user_with_fuse(user: u32, directory: &Path, program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--", "sh", "-c", OWN_DEVICE, "sh"]).arg(directory).arg(program);
+    command.args(["--mount", "--", "sh", "-c", OWN_DEVICE, "sh"]).arg(directory).arg(user.to_string());
+    command.arg(program);
     at_home(command)
 }
 

@@ -134,8 +134,9 @@ async fn tell(mounts: Arc<Mounts>, running: Running, socket: PathBuf) {
     let interval = watchdog.map_or(STATUS_INTERVAL, |watchdog| watchdog.min(STATUS_INTERVAL));
     let mut count = mounts.count();
     while is_told {
-        // A server that does not answer is restarted; so it is asked by a new connection each time.
-        if watchdog.is_some() && answers(&socket).await {
+        // A server that does not answer is restarted; so it is asked by a new connection each time. Without a socket, since the
+        // cache directory was removed, nobody can ask it; but it goes on with its mounts, and as far as this.
+        if watchdog.is_some() && (!socket.exists() || answers(&socket).await) {
             is_told = keeper.tell("WATCHDOG=1").is_ok();
         }
         tokio::select! {

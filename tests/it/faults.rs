@@ -3,6 +3,7 @@
 
 mod archives;
 mod bytes;
+mod daemon;
 mod disk;
 mod mirror_layers;
 mod mirrors;

@@ -142,6 +142,15 @@ impl Drop for Disk {
     }
 }
 
+/// Leaves no room on the disk of `directory`.
+pub(super) fn fill(directory: &Path) {
+    let filler = fs::File::create(directory.join("filler")).unwrap();
+    let mut offset = 0;
+    while filler.write_at(&[1; 65536], offset).is_ok_and(|written| written > 0) {
+        offset += 65536;
+    }
+}
+
 fn degraded(site: &Site) -> String {
     site.status()["degraded"].as_str().unwrap_or_default().to_owned()
 }
@@ -151,12 +160,7 @@ fn on_a_full_disk_everything_is_read_and_status_says_why_nothing_is_kept() {
     let site = Site::new();
     let disk = Disk::under_the_cache_of(&site, 8 * MIB);
     site.mount(&[PATIENT, "--cache-min-free=0"]);
-    let filler = fs::File::create(disk.0.join("filler")).unwrap();
-    let mut offset = 0;
-    while filler.write_at(&[1; 65536], offset).is_ok_and(|written| written > 0) {
-        offset += 65536;
-    }
-    drop(filler);
+    fill(&disk.0);
     site.assert_reads_whole(SHARD);
     site.assert_reads_whole(OTHER);
     // The disk itself says so, or the measurement of its free space did before.

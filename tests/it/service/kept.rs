@@ -6,6 +6,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{Daemon, Service, workplace_with};
+use crate::support::artifact::ModelArtifact;
+use crate::support::connection::Delivery;
+use crate::support::fault_registry::{Fault, FaultRegistry, Target};
 use crate::workplace::{Workplace, assert_done, shard, stderr, wait_until};
 
 const READERS: &str = include_str!("../e2e/steady_readers.py");
@@ -60,6 +63,43 @@ fn a_restart_with_kept_mounts_is_a_pause_for_readers() {
     });
     let end = service.end_by("TERM");
     assert_eq!((&end["result"], &end["stored"]), (&0.into(), &serde_json::json!([])));
+}
+
+/// The service ends in its time although reads hang, and they go on waiting for the one that comes next.
+#[test]
+fn reads_that_hang_outlive_the_end_of_a_service_that_keeps_its_mounts() {
+    let artifact = ModelArtifact::new(3, &[("one.bin", 9 << 20), ("two.bin", 5 << 20)]);
+    let registry = FaultRegistry::with(&artifact);
+    let targets = ["a", "b", "c", "d"];
+    let workplace = Workplace::new().with_directories(&targets);
+    let mut service = Service::start(&workplace, &["--keep-mounts"]);
+    let reference = registry.reference("v1").to_string();
+    for target in targets {
+        let mount = ["mount", "--prefetch=off", "--read-timeout=3600", &reference, target];
+        assert_done(&workplace.run(&mount));
+    }
+    assert!(std::fs::read(workplace.path("a/two.bin")).unwrap() == artifact.file("two.bin"));
+    registry.faults(Target::Blob, 0, usize::MAX, Fault::Delivery(Delivery::Stall(0)));
+    let fetched = registry.requests(Target::Blob).len();
+    std::thread::scope(|scope| {
+        let reads = |target: &str, file: &'static str| {
+            let path = workplace.path(target).join(file);
+            let truth = artifact.file(file);
+            scope.spawn(move || assert!(std::fs::read(path).unwrap() == truth))
+        };
+        let stuck = targets.map(|target| reads(target, "one.bin"));
+        wait_until("readers wait", || registry.requests(Target::Blob).len() > fetched);
+        let end = service.end_by("TERM");
+        assert_eq!(end["result"], 0);
+        assert!(targets.iter().all(|target| workplace.is_mounted(target)));
+        let busy = targets.map(|target| reads(target, "two.bin"));
+        assert!(!stuck.iter().any(std::thread::ScopedJoinHandle::is_finished));
+        registry.clear_faults();
+        service.begin();
+        stuck.into_iter().chain(busy).for_each(|reader| reader.join().unwrap());
+    });
+    assert_eq!(service.end_by("INT")["result"], 0);
+    assert!(!targets.iter().any(|target| workplace.is_mounted(target)));
 }
 
 /// A configuration that became wrong meanwhile is no reason to lose mounts.

@@ -123,15 +123,18 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// Told when the holder is gone, of a service.
+    holder_gone: Option<oneshot::Receiver<()>>,
 }
 
 impl Signals {
-    fn new() -> Result<Self> {
+    fn new(holder_gone: Option<oneshot::Receiver<()>>) -> Result<Self> {
         let listen = |kind| signal(kind).context(|| "cannot listen to signals");
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
+            holder_gone,
         })
     }
 
@@ -140,11 +143,24 @@ impl Signals {
             _ = self.terminate.recv() => Told::Terminate,
             _ = self.interrupt.recv() => Told::Interrupt,
             _ = self.hangup.recv() => Told::HangUp,
+            () = told_once(&mut self.holder_gone) => Told::HolderGone,
         }
     }
 }
 
-/// By which signal the process was told to end.
+/// Returns when `told` is, and only then.
+async fn told_once(told: &mut Option<oneshot::Receiver<()>>) {
+    if let Some(receiver) = told {
+        let is_told = receiver.await.is_ok();
+        *told = None;
+        if is_told {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// Why the process is to end: by which signal it was told to, mostly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     /// A service manager's, which kills what does not end.
@@ -153,6 +169,8 @@ enum Told {
     Interrupt,
     /// The end of a terminal.
     HangUp,
+    /// By nobody: its holder is gone, which would be told.
+    HolderGone,
 }
 
 impl Owner {
@@ -209,12 +227,15 @@ impl Owner {
         let layers = layers(&cache);
         let mounter = KernelMounter::new(Arc::clone(&layers), Some(Arc::clone(&keeper)), &inherited);
         let mut mounter: Arc<dyn Mounter> = Arc::new(mounter);
+        let (tell_gone, holder_gone) = oneshot::channel();
         let mut running = None;
         if let Some(service) = service {
             let records = Records::open(&cache.paths().mounts())?;
             mounter = Recording::new(mounter, Arc::clone(&records));
             let is_on_trial = inherited.is_on_trial;
-            running = Some(service::Running { service, records, keeper: Arc::clone(&keeper), is_on_trial });
+            let keeper = Arc::clone(&keeper);
+            let holder_gone = Some(holder_gone);
+            running = Some(service::Running { service, records, keeper, is_on_trial, holder_gone });
         }
         let listener = match socket {
             Some(socket) if cache.paths().control_socket().exists() => ControlListener::inherited(socket)?,
@@ -253,7 +274,7 @@ impl Owner {
                 }
             }
         }
-        leave_when_told(Arc::clone(&keeper), cache);
+        leave_when_told(Arc::clone(&keeper), cache, tell_gone);
         let resumed = Arc::clone(&mounts);
         let begin = async move {
             // Whoever asks wants to hear of those too.
@@ -279,10 +300,10 @@ impl Owner {
         warms: Arc<Warms>,
         listener: Option<ControlListener>,
         held_as: HeldAs,
-        service: Option<service::Running>,
+        mut service: Option<service::Running>,
         begin: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Self> {
-        let signals = Signals::new()?;
+        let signals = Signals::new(service.as_mut().and_then(|running| running.holder_gone.take()))?;
         let (mounts, cache) = (Arc::clone(watch.mounts()), Arc::clone(watch.cache()));
         let info = OwnerInfo {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -470,11 +491,14 @@ fn watch_held(
 }
 
 /// Leaves everything to the next process as soon as the holder says so: makes the cache durable and ends, without
-/// unmounting anything.
-fn leave_when_told(keeper: Arc<Keeper>, cache: Arc<Cache>) {
+/// unmounting anything. Should the holder be gone, `tell_gone` is told.
+fn leave_when_told(keeper: Arc<Keeper>, cache: Arc<Cache>, tell_gone: oneshot::Sender<()>) {
     let wait = move || {
         if !keeper.wait_for_hand_over() {
-            tracing::warn!("the holder of this process is gone; if this one dies, so do its mounts");
+            // A service has its own words for it.
+            if tell_gone.send(()).is_err() {
+                tracing::warn!("the holder of this process is gone; if this one dies, so do its mounts");
+            }
             return;
         }
         leave(&cache);

@@ -2,6 +2,7 @@
 
 mod kept;
 mod limits;
+mod orphaned;
 mod restored;
 mod upgraded;
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::base::Result;
@@ -47,6 +48,8 @@ pub(super) struct Running {
     pub(super) keeper: Arc<Keeper>,
     /// Whether another program serves on if this one does not come to it.
     pub(super) is_on_trial: bool,
+    /// Told when the holder is gone.
+    pub(super) holder_gone: Option<oneshot::Receiver<()>>,
 }
 
 impl Owner {
@@ -65,7 +68,8 @@ impl Owner {
     }
 
     /// Serves until a signal comes, and ends: SIGTERM unmounts everything, or leaves it as the service says; SIGINT
-    /// unmounts everything.
+    /// unmounts everything. Without its holder, which is what the service manager knows, the service is over as well, and
+    /// only that manager can start another one: what it has stored is left to that, the rest ends as by SIGTERM.
     pub async fn serve(mut self) {
         let Some(running) = self.service.take() else { return self.run().await };
         let sync = tokio::spawn(sync_now_and_then(Arc::clone(&self.cache)));
@@ -79,17 +83,34 @@ impl Owner {
                 told => break told,
             }
         };
-        tracing::info!(?told, "told to end");
         let count = self.mounts.mount_count();
-        if told == Told::Terminate && service.keeps_mounts {
+        let is_stored = keeper::stores_descriptors();
+        if told == Told::HolderGone {
+            let then = match (is_stored, count) {
+                (true, _) => "leaving what is mounted to the service manager, which has it stored",
+                (false, 1..) if service.keeps_mounts => "serving on until the last mount is unmounted",
+                (false, _) => "ending",
+            };
+            tracing::error!(mounts = count, "the main process of this service is gone; {then}");
+        } else {
+            tracing::info!(?told, "told to end");
+        }
+        let leaves = match told {
+            Told::HolderGone => is_stored,
             // What is being warmed goes on then too.
-            if keeper::stores_descriptors() && *self.mounts.count().borrow() > 0 {
-                let cache = Arc::clone(&self.cache);
-                let _ = tokio::task::spawn_blocking(move || leave(&cache)).await;
+            _ => {
+                is_stored
+                    && told == Told::Terminate
+                    && service.keeps_mounts
+                    && *self.mounts.count().borrow() > 0
             }
-            if count > 0 {
-                self.stay(&keeper, count).await;
-            }
+        };
+        if leaves {
+            let cache = Arc::clone(&self.cache);
+            let _ = tokio::task::spawn_blocking(move || leave(&cache)).await;
+        }
+        if told != Told::Interrupt && service.keeps_mounts && count > 0 {
+            self.stay(&keeper, told, count).await;
         }
         telling.abort();
         sync.abort();
@@ -100,21 +121,23 @@ impl Owner {
     }
 
     /// Serves on until the last mount is gone, or another signal comes.
-    async fn stay(&mut self, keeper: &Keeper, count: usize) {
-        if let Err(error) = keeper.stays() {
-            tracing::warn!("{}", error.chain());
+    async fn stay(&mut self, keeper: &Keeper, told: Told, count: usize) {
+        if told != Told::HolderGone {
+            if let Err(error) = keeper.stays() {
+                tracing::warn!("{}", error.chain());
+            }
+            tracing::warn!(
+                "no service manager stores descriptors (FDSTORE), so this process goes on until its {count} mounts are \
+                 unmounted; a second SIGTERM unmounts them"
+            );
         }
-        tracing::warn!(
-            "no service manager stores descriptors (FDSTORE), so this process goes on until its {count} mounts are \
-             unmounted; a second SIGTERM unmounts them"
-        );
-        self.told(LAST_MOUNT_GRACE).await;
+        while self.told(LAST_MOUNT_GRACE).await == Some(Told::HolderGone) {}
     }
 }
 
 /// Mounts again what is to be mounted again, says that the service is ready, and from then on how it is.
 async fn tell(mounts: Arc<Mounts>, running: Running, socket: PathBuf) {
-    let Running { service, records, keeper, is_on_trial } = running;
+    let Running { service, records, keeper, is_on_trial, .. } = running;
     mounts.settled().await;
     if is_on_trial {
         // It may be that it is to leave everything to the program before it; what that can serve is not lost, and not

@@ -14,7 +14,7 @@ use crate::workplace::{Workplace, assert_done, shard, stderr, wait_until};
 const READERS: &str = include_str!("../e2e/steady_readers.py");
 
 /// Runs `work` while readers of all kinds compare what they read from the mount `a` of `workplace`.
-fn under_readers(workplace: &Workplace, work: impl FnOnce()) {
+pub(super) fn under_readers(workplace: &Workplace, work: impl FnOnce()) {
     let [begun, stop, report] = ["begun", "stop", "report"].map(|name| workplace.path(name));
     let mounted = workplace.path("a/weights/model.safetensors");
     let source = workplace.path("model/weights/model.safetensors");
@@ -30,7 +30,7 @@ fn under_readers(workplace: &Workplace, work: impl FnOnce()) {
     assert!(report["counts"]["pread"].as_u64() > Some(0), "{report}");
 }
 
-fn assert_served(workplace: &Workplace) {
+pub(super) fn assert_served(workplace: &Workplace) {
     assert!(std::fs::read(workplace.path("a/weights/model.safetensors")).unwrap() == shard());
     assert_done(&workplace.run(&["status", "a"]));
 }

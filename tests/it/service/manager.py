@@ -20,6 +20,7 @@ lock = threading.Lock()
 stored = []  # of (name, descriptor), in an order that means nothing
 seen = {"ready": 0, "reloading": 0, "stopping": 0, "watchdog": 0, "status": [], "strangers": 0}
 service = None
+left = None  # the last one's process group
 caught_up = threading.Event()
 
 
@@ -86,14 +87,13 @@ def start():
     os.execv(command[0], command)
 
 
-def wait():
-    global service
+def wait(kills=True):
+    global service, left
     _, status = os.waitpid(service, 0)
-    # What the service has left behind is killed (KillMode=mixed).
-    try:
-        os.killpg(service, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    # What the service has left behind is killed (KillMode=mixed), or not (KillMode=process).
+    left = service
+    if kills:
+        kill_left()
     # What it has said before it ended counts.
     caught_up.clear()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
@@ -103,6 +103,13 @@ def wait():
     return os.waitstatus_to_exitcode(status)
 
 
+def kill_left():
+    try:
+        os.killpg(left, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
 threading.Thread(target=listen, daemon=True).start()
 for line in sys.stdin:
     word, result = line.strip(), None
@@ -110,6 +117,8 @@ for line in sys.stdin:
         start()
     elif word == "wait":
         result = wait()
+    elif word == "reap":
+        result = wait(kills=False)
     elif word == "release":
         with lock:
             for _, descriptor in stored:
@@ -122,3 +131,5 @@ for line in sys.stdin:
     print(json.dumps(answer), flush=True)
 if service:
     os.killpg(service, signal.SIGKILL)
+if left:
+    kill_left()

@@ -4,6 +4,7 @@ mod archives;
 mod images;
 mod kills;
 mod lazy;
+mod leftovers;
 mod many;
 mod mix;
 mod outliving;

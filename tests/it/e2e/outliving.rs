@@ -10,8 +10,9 @@ use rand_chacha::ChaCha8Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use super::leftovers::{self, Open};
 use super::{mount, push, seed, status};
-use crate::workplace::{Workplace, assert_done, assert_failed, json, wait_until};
+use crate::workplace::{Workplace, assert_done, assert_failed, json, resident_bytes, wait_until};
 
 const READERS: &str = include_str!("steady_readers.py");
 
@@ -143,6 +144,12 @@ fn median_pause(report: &Value, moments: &[f64]) -> f64 {
 fn a_server_killed_a_hundred_times_under_readers_costs_them_a_pause() {
     let mut random = ChaCha8Rng::seed_from_u64(seed());
     let scene = Scene::begin();
+    let first = scene.server();
+    kill_process(first, Signal::KILL).unwrap();
+    wait_until("the next one serves", || {
+        scene.server() != first && scene.workplace.run(&["status", "direct"]).status.success()
+    });
+    let before = Open::of(&scene.workplace);
     let readers = scene.start_readers();
     let mut moments = Vec::new();
     for _ in 0..100 {
@@ -155,6 +162,10 @@ fn a_server_killed_a_hundred_times_under_readers_costs_them_a_pause() {
     let report = readers.end();
     println!("{}; median pause {:.3} s", report["counts"], median_pause(&report, &moments));
     assert!(status(&scene.workplace, "direct")["files"][0]["standing"] == "proven");
+    leftovers::assert_none(&scene.workplace, &before);
+    for process in scene.workplace.processes() {
+        println!("{} KiB resident", resident_bytes(process, "VmRSS") >> 10);
+    }
     scene.end();
 }
 

@@ -153,7 +153,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Lets go of what is kept under `name`.
+    /// Lets go of what is kept under `name`, which this process cannot go on with; or not, where another program may.
     ///
     /// # Errors
     /// `Io` when the holder is gone.
@@ -162,6 +162,14 @@ impl Keeper {
             not_forgotten.push(name.to_owned());
             return Ok(());
         }
+        self.forget_done(name)
+    }
+
+    /// Lets go of what is kept under `name`, which would be over for any program.
+    ///
+    /// # Errors
+    /// `Io` when the holder is gone.
+    pub fn forget_done(&self, name: &str) -> Result<()> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         self.say(&Message::Forget { name: name.to_owned() }, &[])
             .context(|| format!("cannot let go of {name}"))
@@ -343,11 +351,13 @@ mod tests {
         on_trial.forget("mount-1").unwrap();
         assert_eq!(on_trial.ready().unwrap_err().kind(), ErrorKind::Unsupported);
         let able = keeper(Some(Vec::new()));
+        able.forget_done("warm-1").unwrap();
         able.ready().unwrap();
         able.forget("mount-2").unwrap();
-        assert_eq!(receive(theirs.as_fd()).unwrap().unwrap().0, Message::Ready);
-        let forgotten = Message::Forget { name: "mount-2".into() };
-        assert_eq!(receive(theirs.as_fd()).unwrap().unwrap().0, forgotten);
+        let forgotten = |name: &str| Message::Forget { name: name.into() };
+        for expected in [forgotten("warm-1"), Message::Ready, forgotten("mount-2")] {
+            assert_eq!(receive(theirs.as_fd()).unwrap().unwrap().0, expected);
+        }
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Warms {
                 state.next_id = state.next_id.max(id + 1);
             }
             let Some(request) = kept.and_then(|file| read(file).ok()) else {
-                self.forget(id);
+                self.forget(id, Keeper::forget);
                 continue;
             };
             let warms = Arc::clone(self);
@@ -101,7 +101,7 @@ impl Warms {
         let warming = match Warming::begin(id, request, &self.layers).await {
             Ok(warming) => warming,
             Err(error) => {
-                self.forget(id);
+                self.forget(id, Keeper::forget_done);
                 return Err(error);
             }
         };
@@ -110,7 +110,7 @@ impl Warms {
         tokio::spawn(async move {
             // The sender lives as long as the warming.
             let _ = state.wait_for(|state| state.is_over()).await;
-            warms.forget(id);
+            warms.forget(id, Keeper::forget_done);
             drop(hold);
         });
         Ok(Some(warming))
@@ -147,9 +147,9 @@ impl Warms {
         }
     }
 
-    fn forget(&self, id: u64) {
+    fn forget(&self, id: u64, how: impl Fn(&Keeper, &str) -> Result<()>) {
         if let Some(keeper) = &self.keeper
-            && let Err(error) = keeper.forget(&format!("{NAME}{id}"))
+            && let Err(error) = how(keeper, &format!("{NAME}{id}"))
         {
             tracing::debug!("{}", error.chain());
         }

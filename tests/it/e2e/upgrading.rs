@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Signal, kill_process};
 
 use super::outliving::Scene;
-use crate::workplace::{Workplace, assert_done, assert_failed, stdout, wait_until};
+use crate::support::artifact::ModelArtifact;
+use crate::support::connection::Delivery;
+use crate::support::fault_registry::{Fault, FaultRegistry, Target};
+use crate::workplace::{Workplace, assert_done, assert_failed, json, stdout, wait_until};
 
 /// The version of the program that is tested, and another one of as many letters.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -91,6 +94,45 @@ fn a_program_that_does_not_come_to_serve_is_gone_back_from() {
     assert_done(&scene.workplace.run(&["upgrade"]));
     readers.end();
     scene.end();
+}
+
+/// What was to be warmed is over when its registry is gone. That is no fault of the program that finds it out.
+#[test]
+fn a_warming_that_fails_or_is_done_while_a_program_is_on_trial_does_not_fail_it() {
+    let artifact = ModelArtifact::new(11, &[("config.json", 300), ("model.bin", 3 << 20)]);
+    let mut registry = FaultRegistry::with(&artifact);
+    let workplace = Workplace::new().with_directories(&["a"]);
+    let reference = registry.reference("v1").to_string();
+    assert_done(&workplace.run(&["mount", "--prefetch=off", &reference, "a"]));
+    assert!(std::fs::read(workplace.path("a/model.bin")).unwrap() == artifact.file("model.bin"));
+    let other = other_version(&workplace);
+    let state = || {
+        let listed = json(&workplace.run(&["warm", "--list", "-o", "json"]));
+        listed.as_array().unwrap().last().map(|warm| warm["state"].clone())
+    };
+    let stall = || registry.faults(Target::Blob, 0, usize::MAX, Fault::Delivery(Delivery::Stall(0)));
+    let deny = || registry.faults(Target::Manifest, 0, usize::MAX, Fault::Status(404, Vec::new()));
+    let change: [(&Path, &dyn Fn()); 3] =
+        [(&other, &deny), (&workplace.program, &|| registry.clear_faults()), (&other, &deny)];
+    for (program, change) in change {
+        assert_done(&workplace.run(&["cache", "prune", "--all"]));
+        registry.clear_faults();
+        stall();
+        assert_done(&workplace.run(&["warm", &reference]));
+        wait_until("it goes on", || state().is_some());
+        change();
+        assert_done(&upgrade(&workplace, program));
+        assert_eq!(std::fs::read_dir(workplace.path("a")).unwrap().count(), 2);
+    }
+    registry.clear_faults();
+    stall();
+    assert_done(&workplace.run(&["cache", "prune", "--all"]));
+    assert_done(&workplace.run(&["warm", &reference]));
+    registry.go_away();
+    assert_done(&upgrade(&workplace, &workplace.program));
+    assert_eq!(std::fs::read_dir(workplace.path("a")).unwrap().count(), 2);
+    assert_done(&workplace.run(&["umount", "a"]));
+    wait_until("the owner has ended", || workplace.processes().is_empty());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! fed by a question to the control socket, as anybody would ask it: an owner that does not answer gets no more time.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use super::{LAST_MOUNT_GRACE, Owner, Told, UNMOUNT_LIMIT, leave, sync_now_and_th
 /// How long readiness may wait for what is mounted again; the rest goes on.
 const RESTORE_LIMIT: Duration = Duration::from_secs(30);
 
-/// How often the status is looked at, where no watchdog wants more.
+/// How often the status is looked at, beside every change of the mounts' number.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The pause before the own socket is asked again.
@@ -135,38 +135,38 @@ impl Owner {
     }
 }
 
-/// Mounts again what is to be mounted again, says that the service is ready, and from then on how it is.
+/// Mounts again what is to be mounted again, says that the service is ready, and from then on how it is; and all the time
+/// that it lives.
 async fn tell(mounts: Arc<Mounts>, running: Running, socket: PathBuf) {
+    // From the start: a reload is one for a service that was ready before, whose manager goes on counting.
+    let feeding = feed_watchdog(&running.keeper, &socket);
+    tokio::join!(feeding, tell_state(&mounts, &running, &socket));
+}
+
+async fn tell_state(mounts: &Arc<Mounts>, running: &Running, socket: &Path) {
     let Running { service, records, keeper, is_on_trial, .. } = running;
     mounts.settled().await;
-    if is_on_trial {
+    if *is_on_trial {
         // It may be that it is to leave everything to the program before it; what that can serve is not lost, and not
         // to be mounted again. It answers when that is settled.
-        wait_for_answer(&socket).await;
+        wait_for_answer(socket).await;
     }
     if service.restores {
-        let restored = restore::mount_again(&mounts, &records);
+        let restored = restore::mount_again(mounts, records);
         if timeout(RESTORE_LIMIT, restored).await.is_err() {
             tracing::warn!("some mounts are not back yet; going on with them in the background");
         }
     }
-    wait_for_answer(&socket).await;
-    let mut status = shown_status(&mounts, &records);
+    wait_for_answer(socket).await;
+    let mut status = shown_status(mounts, records);
     let mut is_told = keeper.tell(&format!("READY=1\nSTATUS={status}")).is_ok();
-    let watchdog = watchdog_interval();
-    let interval = watchdog.map_or(STATUS_INTERVAL, |watchdog| watchdog.min(STATUS_INTERVAL));
     let mut count = mounts.count();
     while is_told {
-        // A server that does not answer is restarted; so it is asked by a new connection each time. Without a socket, since the
-        // cache directory was removed, nobody can ask it; but it goes on with its mounts, and as far as this.
-        if watchdog.is_some() && (!socket.exists() || answers(&socket).await) {
-            is_told = keeper.tell("WATCHDOG=1").is_ok();
-        }
         tokio::select! {
-            () = sleep(interval) => {}
+            () = sleep(STATUS_INTERVAL) => {}
             _ = count.changed() => {}
         }
-        let now = shown_status(&mounts, &records);
+        let now = shown_status(mounts, records);
         if now != status {
             is_told = keeper.tell(&format!("STATUS={now}")).is_ok();
             status = now;
@@ -174,13 +174,26 @@ async fn tell(mounts: Arc<Mounts>, running: Running, socket: PathBuf) {
     }
 }
 
-async fn wait_for_answer(socket: &std::path::Path) {
+async fn feed_watchdog(keeper: &Keeper, socket: &Path) {
+    let Some(interval) = watchdog_interval() else { return };
+    let mut is_told = true;
+    while is_told {
+        // A server that does not answer is restarted; so it is asked by a new connection each time. Without a socket, since the
+        // cache directory was removed, nobody can ask it; but it goes on with its mounts, and as far as this.
+        if !socket.exists() || answers(socket).await {
+            is_told = keeper.tell("WATCHDOG=1").is_ok();
+        }
+        sleep(interval).await;
+    }
+}
+
+async fn wait_for_answer(socket: &Path) {
     while !answers(socket).await {
         sleep(ANSWER_PAUSE).await;
     }
 }
 
-async fn answers(socket: &std::path::Path) -> bool {
+async fn answers(socket: &Path) -> bool {
     match Client::new(socket) {
         Ok(client) => client.version().await.is_ok(),
         Err(_) => false,

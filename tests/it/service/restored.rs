@@ -3,9 +3,10 @@
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 
-use super::Daemon;
-use crate::support::artifact::ModelArtifact;
-use crate::support::fault_registry::FaultRegistry;
+use super::{Daemon, Service};
+use crate::support::artifact::{ARTIFACT_TYPE, ModelArtifact};
+use crate::support::fault_registry::{Fault, FaultRegistry, Target};
+use crate::support::producers::{Layer, Product, gzip, tar};
 use crate::workplace::{Workplace, assert_done, assert_failed, json, wait_until};
 
 const TARGETS: [&str; 3] = ["a", "b", "c"];
@@ -135,4 +136,43 @@ fn a_mount_point_that_is_gone_or_busy_holds_up_nobody_and_is_tried_again() {
     wait_until("it is mounted in the end", || site.state("b").as_deref() == Some("served"));
     site.assert_served("b");
     assert_eq!(site.state("c"), None);
+}
+
+/// What is mounted again may wait for its registry for as long as it likes; nobody takes that for a service that hangs.
+#[test]
+fn a_reload_that_waits_for_a_registry_is_seen_to_live() {
+    let layer =
+        Layer::new("application/vnd.cncf.model.weight.v1.tar+gzip", gzip(&tar(&[("first", 0o644, b"1")])));
+    let product = Product::new("archive", "application/vnd.cncf.model.config.v1+json", "{}")
+        .artifact_type(ARTIFACT_TYPE)
+        .layer("modelpack", layer);
+    let registry = FaultRegistry::start();
+    registry.put_product(&product, "v1");
+    let workplace = Workplace::new().with_directories(&["a"]);
+    let reference = registry.reference("v1").to_string();
+    let mut service = Service::start(&workplace, &["--restore"]);
+    assert_done(&workplace.run(&["mount", "--read-timeout=3600", &reference, "a"]));
+    assert_eq!(service.end_by("TERM")["result"], 0);
+    // Nothing is known of the layer any more.
+    for directory in std::fs::read_dir(workplace.path("cache/v1")).unwrap().map(Result::unwrap) {
+        if directory.file_name() != "mounts" {
+            std::fs::remove_dir_all(directory.path()).unwrap();
+        }
+    }
+    registry.faults(Target::Blob, 0, usize::MAX, Fault::Status(503, Vec::new()));
+    let ready = service.ask("start")["ready"].clone();
+    wait_until("it answers", || workplace.run(&["cache", "info"]).status.success());
+    let server = workplace.server();
+    service.ask("HUP");
+    wait_until("the next one answers", || {
+        workplace.server() != server && workplace.run(&["cache", "info"]).status.success()
+    });
+    let fed = service.watchdog();
+    wait_until("the watchdog is fed", || service.watchdog() > fed + 3);
+    let state = service.ask("state");
+    assert_eq!((&state["ready"], &state["reloading"]), (&ready, &1.into()), "it still waits");
+    registry.clear_faults();
+    wait_until("it is ready", || service.ask("state")["ready"].as_u64() > ready.as_u64());
+    assert_eq!(std::fs::read(workplace.path("a/first")).unwrap(), b"1");
+    assert_eq!(service.end_by("TERM")["result"], 0);
 }

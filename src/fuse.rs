@@ -206,7 +206,7 @@ impl FuseMount {
         if tokio::time::timeout(UNMOUNT_WAIT, self.ended()).await.is_err() {
             tracing::info!(
                 mountpoint = %self.target().display(),
-                "unmounted; files that are still open stay readable until they are closed",
+                "out of the tree of files; what is still open stays readable until it is closed",
             );
         }
         Ok(())

@@ -48,6 +48,9 @@ impl Standing {
     }
 }
 
+/// Why a chunk is rejected that has a digest of its own.
+pub(super) const NOT_ITS_BYTES: &str = "not the bytes of its digest";
+
 /// Where a wanted chunk is to be had.
 #[derive(Debug)]
 pub enum Wanted {
@@ -161,13 +164,18 @@ impl Feed {
         for chunk in 0..chunk_count(self.bytes) {
             let stored = self.segment.chunk_digest(chunk);
             if stored.is_some_and(|digest| proof.chunk_digest(chunk) != Some(digest.as_bytes())) {
-                tracing::warn!(digest = %self.digest, chunk, "dropped a cached chunk that its digest disproves");
+                self.log_rejected(chunk, "cache", NOT_ITS_BYTES);
                 self.counts.rejected(1);
                 self.segment.remove(chunk..chunk + 1);
                 were_wrong = true;
             }
         }
         were_wrong
+    }
+
+    /// The one line of a chunk that is rejected (docs/logs.md).
+    pub(super) fn log_rejected(&self, chunk: u64, source: &str, error: &str) {
+        tracing::error!(digest = %self.digest, chunk, source, error, "rejected a chunk");
     }
 
     /// The blob's name.

@@ -20,7 +20,7 @@ use crate::base::{Error, ErrorKind, Result, chunk_count, clock};
 use crate::cache::{Epoch, SkipReason, Stored};
 use crate::registry::BlobBody;
 
-use super::feed::Feed;
+use super::feed::{Feed, NOT_ITS_BYTES};
 use super::sources::LeasedSource;
 use super::state::RunKind;
 use super::{BlobBytes, lock};
@@ -387,7 +387,7 @@ impl Driver {
         let blob = &self.blob;
         blob.counts.rejected(1);
         let source = leased.source.name();
-        tracing::error!(digest = %blob.digest, chunk, source, "rejected a chunk: not the bytes of its digest");
+        blob.log_rejected(chunk, source, NOT_ITS_BYTES);
         let rejections = self.chunk_rejections.entry(chunk).or_default();
         *rejections += 1;
         let elsewhere = blob.sources.distrust(&blob.digest);
@@ -478,13 +478,7 @@ impl Driver {
         let attempts_max = if is_wrong {
             self.blob.counts.rejected(1);
             let (chunk, source) = (self.chunk, leased.source.name());
-            tracing::error!(
-                digest = %self.blob.digest,
-                chunk,
-                source,
-                error = failure.chain(),
-                "rejected a chunk: the source sends something else"
-            );
+            self.blob.log_rejected(chunk, source, &failure.chain());
             sources.max(CHUNK_REJECTIONS_MAX)
         } else {
             sources
@@ -590,7 +584,7 @@ impl Feed {
     fn reject_stored(&self, chunk: u64) {
         self.counts.rejected(1);
         let source = self.source_names();
-        tracing::error!(digest = %self.digest, chunk, source, "rejected a chunk: not the bytes of its digest");
+        self.log_rejected(chunk, &source, NOT_ITS_BYTES);
         lock(&self.state).settle(chunk);
         self.tell_rejected();
     }

@@ -77,6 +77,15 @@ struct Aside {
     until: Instant,
 }
 
+/// What a failure of a host means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SetAside {
+    /// For how long it is set aside.
+    pub(super) pause: Duration,
+    /// Whether it was in use before; otherwise it was asked for want of others, or together with the one that failed first.
+    pub(super) was_in_use: bool,
+}
+
 /// How certain it is that a host sent wrong bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accused {
@@ -148,25 +157,25 @@ impl Record {
         self.state().has_served_well
     }
 
-    /// Notes a failure; returns the pause for which it is set aside. For `digest` alone, if that is what it lacks.
-    pub(super) fn failed(&self, digest: Option<&Digest>, error: &Error) -> Duration {
+    /// Notes a failure, for which the host is set aside. For `digest` alone, if that is what it lacks.
+    pub(super) fn failed(&self, digest: Option<&Digest>, error: &Error) -> SetAside {
         self.failed_at(clock::now(), digest, error)
     }
 
-    fn failed_at(&self, now: Instant, digest: Option<&Digest>, error: &Error) -> Duration {
+    fn failed_at(&self, now: Instant, digest: Option<&Digest>, error: &Error) -> SetAside {
         self.failures.fetch_add(1, Ordering::Relaxed);
         let scope = digest.filter(|_| error.kind() == ErrorKind::NotFound).cloned();
         let mut state = self.state();
         state.last_failure = Some(error.chain());
-        let next = match state.aside.get(&scope) {
-            None => PAUSE_FIRST,
+        let (next, was_in_use) = match state.aside.get(&scope) {
+            None => (PAUSE_FIRST, true),
             // Requests that were under way together fail together, and for one reason.
-            Some(aside) if aside.until > now => aside.pause,
-            Some(aside) => aside.pause * 2,
+            Some(aside) if aside.until > now => (aside.pause, false),
+            Some(aside) => (aside.pause * 2, true),
         };
         let pause = next.max(error.retry_after().unwrap_or_default()).min(PAUSE_MAX);
         state.aside.insert(scope, Aside { pause, until: now + pause });
-        pause
+        SetAside { pause, was_in_use }
     }
 
     /// Notes that what came of `digest` makes little sense, which nobody can prove; says whether this host had a part in
@@ -233,7 +242,7 @@ mod tests {
         let mut now = clock::now();
         let mut pauses = Vec::new();
         for _ in 0..8 {
-            let pause = record.failed_at(now, None, &failure);
+            let pause = record.failed_at(now, None, &failure).pause;
             assert_eq!(record.turn_at(now, None), Turn::Aside(now + pause));
             now += pause;
             assert_eq!(record.turn_at(now, None), Turn::InUse, "it is used again after its pause");
@@ -241,10 +250,10 @@ mod tests {
         }
         assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 300, 300]);
         record.succeeded(None);
-        assert_eq!(record.failed_at(now, None, &failure), PAUSE_FIRST);
+        assert_eq!(record.failed_at(now, None, &failure).pause, PAUSE_FIRST);
         record.succeeded(None);
         assert_eq!(record.turn_at(now, None), Turn::InUse);
-        assert_eq!(record.failed(None, &failure.after(Duration::from_secs(77))).as_secs(), 77);
+        assert_eq!(record.failed(None, &failure.after(Duration::from_secs(77))).pause.as_secs(), 77);
     }
 
     #[test]
@@ -252,8 +261,9 @@ mod tests {
         let record = Record::default();
         let failure = Error::new(ErrorKind::Unavailable, "reset");
         let now = clock::now();
-        for _ in 0..16 {
-            assert_eq!(record.failed_at(now, None, &failure), PAUSE_FIRST);
+        for turn in 0..16 {
+            let aside = SetAside { pause: PAUSE_FIRST, was_in_use: turn == 0 };
+            assert_eq!(record.failed_at(now, None, &failure), aside);
         }
         assert_eq!(record.turn_at(now + PAUSE_FIRST, None), Turn::InUse);
         assert_eq!(record.status().failures, 16);

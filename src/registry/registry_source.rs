@@ -113,10 +113,10 @@ impl Host {
     }
 
     fn failed(&self, digest: Option<&Digest>, error: &Error) {
-        let pause = self.record.failed(digest, error);
-        if self.is_mirror() {
+        let aside = self.record.failed(digest, error);
+        if self.is_mirror() && aside.was_in_use {
             self.traffic.set_aside();
-            let (host, pause_s) = (&self.remote.route().host, pause.as_secs());
+            let (host, pause_s) = (&self.remote.route().host, aside.pause.as_secs());
             tracing::warn!(%host, pause_s, error = error.chain(), "a mirror is set aside");
         }
     }

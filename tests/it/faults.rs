@@ -5,6 +5,7 @@ mod archives;
 mod bytes;
 mod daemon;
 mod disk;
+mod events;
 mod mirror_layers;
 mod mirrors;
 mod network;

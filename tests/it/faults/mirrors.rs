@@ -19,7 +19,7 @@ pub(super) struct Mirrored {
 
 impl Mirrored {
     /// So many mirrors that have what the registry has.
-    fn new(mirrors: usize) -> Self {
+    pub(super) fn new(mirrors: usize) -> Self {
         let site = Site::new();
         let mirrors = (0..mirrors).map(|_| FaultRegistry::with(&site.artifact)).collect();
         Self::of(site, mirrors)

@@ -371,9 +371,15 @@ impl Mounted {
         }
     }
 
-    /// Returns once the mount is gone, whoever unmounted it.
+    /// Returns once the mount is gone, whoever unmounted it, and logs that. To be waited for once.
     pub async fn ended(&self) {
         self.mount.ended().await;
+        tracing::info!(
+            reference = self.summary.reference,
+            mountpoint = %self.summary.mountpoint.display(),
+            network_bytes = self.content.network_bytes(),
+            "unmounted"
+        );
     }
 
     /// Unmounts, lazily where files are open, and ends serving; bounded in time.
@@ -393,12 +399,6 @@ fn broke_off(what: &str, error: &tokio::task::JoinError) -> Error {
 impl Drop for Mounted {
     fn drop(&mut self) {
         held::let_go(&self.cache, &self.summary.reference, &self.summary.digest);
-        tracing::info!(
-            reference = self.summary.reference,
-            mountpoint = %self.summary.mountpoint.display(),
-            network_bytes = self.content.network_bytes(),
-            "unmounted"
-        );
     }
 }
 

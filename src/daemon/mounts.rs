@@ -22,6 +22,9 @@ use crate::mount::{LeftBehind, MountRecord, MountRequest, MountStatus, MountSumm
 
 use super::api;
 
+/// How long an owner that ends waits for what is to be said of a mount that is gone.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// Makes mounts.
 #[async_trait]
 pub trait Mounter: Send + Sync {
@@ -73,7 +76,7 @@ pub trait Mount: Send + Sync {
     fn sample(&self) -> PathBuf {
         self.summary().mountpoint
     }
-    /// Returns once the mount is gone.
+    /// Returns once the mount is gone. To be waited for once.
     async fn ended(&self);
     /// Unmounts, lazily where files are open.
     ///
@@ -458,7 +461,12 @@ impl Mounts {
         };
         let all = slots.iter().map(|slot| async move {
             let target = slot.request.target.display();
-            let work = async { known(slot).await?.unmount().await };
+            let work = async {
+                known(slot).await?.unmount().await?;
+                // What is still read from goes on for as long as this process does.
+                let _ = timeout(LAST_WORDS, over(slot)).await;
+                Ok::<_, Error>(())
+            };
             match timeout(limit, work).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!("cannot unmount {target}: {}", error.chain()),
@@ -542,6 +550,12 @@ impl Drop for Life {
     fn drop(&mut self) {
         self.remove();
     }
+}
+
+/// Waits until the slot's mount is gone, and all that had to be done and said of that.
+async fn over(slot: &Slot) {
+    let mut outcome = slot.outcome.clone();
+    while outcome.changed().await.is_ok() {}
 }
 
 /// Waits until it is known what became of the slot's request.

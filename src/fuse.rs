@@ -18,6 +18,7 @@ mod mountinfo;
 pub mod probe;
 mod requests;
 mod session;
+mod threads;
 mod tuning;
 
 use std::collections::HashSet;
@@ -142,7 +143,7 @@ impl FuseMount {
             if let Some(keeping) = keeping {
                 (keeping.keep)(&record, &queues.descriptors().collect::<Vec<_>>())?;
             }
-            let ended = queues.serve(&adapter, Arc::clone(&attachment))?;
+            let ended = queues.serve(&adapter, Arc::clone(&attachment), Duration::ZERO)?;
             tuning::raise_read_ahead(attachment.device());
             Ok(Self { attachment: Arc::clone(&attachment), ended, open_files })
         };
@@ -169,7 +170,7 @@ impl FuseMount {
         let open_files = Arc::new(inherit_open_files(&filesystem, &device, noted, open));
         let adapter = Adapter::new(filesystem, Arc::clone(&open_files), device.clone(), runtime.clone());
         let queues = Queues::take_over(&adapter, &device, &queues, record.greeting).context(cannot)?;
-        let ended = queues.serve(&adapter, Arc::clone(&attachment)).context(cannot)?;
+        let ended = queues.serve(&adapter, Arc::clone(&attachment), threads::PATIENCE).context(cannot)?;
         Ok(Self { attachment, ended, open_files })
     }
 

@@ -5,11 +5,14 @@
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use fuser::{INodeNo, Notifier};
 
-use crate::base::{Result, ResultExt as _};
+use crate::base::Result;
 use crate::fs::Filesystem;
+
+use super::threads;
 
 /// The way to the kernel while the mount is served. It is taken away at the end of the session: a notifier
 /// keeps the device open, and an open device keeps readers of a dead mount waiting.
@@ -32,18 +35,15 @@ impl NotifierSlot {
 }
 
 /// From now on drops the pages of a layer's files whenever `filesystem`'s content rejects it.
-pub(super) fn watch(filesystem: &Arc<Filesystem>, slot: NotifierSlot) -> Result<()> {
+pub(super) fn watch(filesystem: &Arc<Filesystem>, slot: NotifierSlot, patience: Duration) -> Result<()> {
     let (sender, receiver): (Sender<usize>, Receiver<usize>) = channel();
     // Weak, as the content keeps the sender and the filesystem the content.
     let weak = Arc::downgrade(filesystem);
-    std::thread::Builder::new()
-        .name("fuse-invalidate".to_owned())
-        .spawn(move || {
-            for layer in receiver {
-                invalidate(&weak, &slot, layer);
-            }
-        })
-        .context(|| "cannot start a thread")?;
+    threads::spawn("fuse-invalidate", patience, move || {
+        for layer in receiver {
+            invalidate(&weak, &slot, layer);
+        }
+    })?;
     filesystem.content().on_rejected(Box::new(move |layer| {
         // The thread only ends with its sender.
         let _ = sender.send(layer);

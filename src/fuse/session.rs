@@ -1,13 +1,15 @@
 //! The threads that serve one mount, each with a queue of its own where the user may have one.
 
+use std::io;
 use std::num::NonZero;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::{Config, Session, SessionACL};
 use tokio::sync::watch;
 
-use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+use crate::base::{Error, ErrorKind, Result, ResultExt as _, clock};
 use crate::keeper;
 
 use super::adapter::Adapter;
@@ -15,6 +17,7 @@ use super::attachment::Attachment;
 use super::device::{self, Device};
 use super::greeting::Greeting;
 use super::invalidate::{self, NotifierSlot};
+use super::threads::{PATIENCE, PAUSE, spawn};
 
 /// Fewer would let one slow disk read stop all others; more than this many only contend for the kernel's
 /// queue, since a thread never waits for the network.
@@ -65,13 +68,8 @@ impl Queues {
     }
 
     fn add(&mut self, adapter: &Adapter, queue: &OwnedFd, is_single: bool) -> Result<()> {
-        let cannot = || "cannot serve a queue";
-        let (ours, theirs) = self.greeting.waiting().context(cannot)?;
-        let session = Session::from_fd(adapter.clone(), ours, SessionACL::All, config(is_single));
-        let session = session.context(cannot)?;
-        drop(theirs);
-        device::replace(session.as_fd(), queue).context(cannot)?;
-        self.sessions.push(session);
+        let session = greeted(self.greeting, adapter, queue, is_single);
+        self.sessions.push(session.context(|| "cannot serve a queue")?);
         Ok(())
     }
 
@@ -88,11 +86,12 @@ impl Queues {
         self.sessions[0].as_fd()
     }
 
-    /// Serves until the mount is gone; what is returned turns `true` then.
+    /// Serves until the mount is gone; what is returned turns `true` then. Threads are waited for as long as `patience`.
     pub(super) fn serve(
         self,
         adapter: &Adapter,
         attachment: Arc<Attachment>,
+        patience: Duration,
     ) -> Result<watch::Receiver<bool>> {
         let filesystem = Arc::clone(adapter.filesystem());
         let Some(first) = self.sessions.first() else {
@@ -100,16 +99,19 @@ impl Queues {
         };
         let slot = NotifierSlot::new(first.notifier());
         let (sender, ended) = watch::channel(false);
-        invalidate::watch(&filesystem, slot.clone())?;
+        invalidate::watch(&filesystem, slot.clone(), patience)?;
         let mut threads = Vec::new();
+        let (greeting, is_single) = (self.greeting, self.sessions.len() == 1);
         for session in self.sessions {
-            threads.push(spawn("fuse-session", move || session.run())?);
+            let adapter = adapter.clone();
+            let run = move || run(session, |queue| greeted(greeting, &adapter, queue, is_single));
+            threads.push(spawn("fuse-session", patience, run)?);
         }
         let device = self.device;
-        spawn("fuse-end", move || {
+        spawn("fuse-end", patience, move || {
             for thread in threads {
                 match thread.join() {
-                    Ok(Err(error)) if !is_end(&error) => {
+                    Ok(Some(Err(error))) if !is_end(&error) => {
                         let mountpoint = attachment.target().display();
                         tracing::error!(%mountpoint, "serving ended: {error}");
                     }
@@ -129,11 +131,37 @@ impl Queues {
     }
 }
 
-fn spawn<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<std::thread::JoinHandle<T>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(work).context(|| "cannot start a thread")
+/// A session on `queue`, to which `greeting` was said.
+fn greeted(
+    greeting: Greeting,
+    adapter: &Adapter,
+    queue: &OwnedFd,
+    is_single: bool,
+) -> io::Result<Session<Adapter>> {
+    let (ours, theirs) = greeting.waiting()?;
+    let session = Session::from_fd(adapter.clone(), ours, SessionACL::All, config(is_single))?;
+    drop(theirs);
+    device::replace(session.as_fd(), queue)?;
+    Ok(session)
+}
+
+/// Runs `session` to its end. fuser starts one more thread for it, and a session for which there is none is over: `again`
+/// makes another one of its queue.
+fn run(
+    mut session: Session<Adapter>,
+    again: impl Fn(&OwnedFd) -> io::Result<Session<Adapter>>,
+) -> io::Result<()> {
+    let deadline = clock::now() + PATIENCE;
+    let queue = session.as_fd().try_clone_to_owned()?;
+    loop {
+        match session.run() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && clock::now() < deadline => {
+                std::thread::sleep(PAUSE);
+                session = again(&queue)?;
+            }
+            ended => return ended,
+        }
+    }
 }
 
 /// How the kernel ends a connection: by unmounting, or by cutting it off after a lazy unmount.

@@ -79,7 +79,7 @@ fn without_descriptors_mounts_are_refused_and_those_there_are_stay() {
 const FEW_THREADS: &str = r#"
 set -e
 prlimit --nproc=60:60 "$1" daemon --cache-dir "$REFMOUNT_CACHE_DIR" 2>said & holder=$!
-trap 'kill -9 $holder $(cat /proc/$holder/task/$holder/children)' EXIT
+trap 'cat said >&2; kill -9 $holder $(cat /proc/$holder/task/$holder/children)' EXIT
 until [ -S cache/control.sock ]; do sleep 0.1; done
 mounted=0
 while "$1" mount oci:layout:v1 "m$mounted" 2>refused; do mounted=$((mounted + 1)); done

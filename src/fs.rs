@@ -17,7 +17,7 @@ mod xattr;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use crate::layer::FileBody;
 use crate::tree::{Ino, InodeKind, Shown, ShownInode, Unknown};
 
 use failure_log::FailureLog;
+use open_files::DIRECT_BYTES_MIN;
 
 pub use attributes::{Attributes, BLOCK_BYTES, FileKind, Statistics};
 pub use content::FileContent;
@@ -64,13 +65,15 @@ pub struct Filesystem {
     content: Arc<dyn FileContent>,
     identity: Identity,
     failures: FailureLog,
+    only_small: OnceLock<bool>,
 }
 
 impl Filesystem {
     /// The filesystem that shows `view`, whose files' bytes `content` has.
     #[must_use]
     pub fn new(view: impl Into<Shown>, content: Arc<dyn FileContent>, identity: Identity) -> Self {
-        Self { view: view.into(), content, identity, failures: FailureLog::default() }
+        let (view, failures, only_small) = (view.into(), FailureLog::default(), OnceLock::new());
+        Self { view, content, identity, failures, only_small }
     }
 
     /// What is shown.
@@ -198,6 +201,15 @@ impl Filesystem {
         let file = self.file(ino)?;
         Arc::clone(&self.content).opened(&file);
         Ok(file)
+    }
+
+    /// Whether all files are known, and each is below [`DIRECT_BYTES_MIN`]: then nothing depends on which are open.
+    #[must_use]
+    pub fn has_only_small_files(&self) -> bool {
+        if self.only_small.get().is_none() && !self.view.is_complete() {
+            return false;
+        }
+        *self.only_small.get_or_init(|| self.view.files().all(|file| file.body.size < DIRECT_BYTES_MIN))
     }
 
     /// Answers a read of `length` bytes at `offset` without waiting for the network: fills `buffer` (cleared

@@ -105,6 +105,12 @@ impl<B: Registration> OpenFiles<B> {
         Self { table: Mutex::new(table), carried_out: left.carried_out, inherited }
     }
 
+    /// Whether nothing was open, of whatever size, when this process took over.
+    #[must_use]
+    pub fn began_with_none(&self) -> bool {
+        self.inherited.is_empty()
+    }
+
     /// Whether opens of `ino`, a file of `bytes` bytes, are counted by [`Self::open`] and [`Self::close`]; if not, it is
     /// [`OpenMode::Cached`].
     #[must_use]

@@ -286,6 +286,12 @@ impl Shown {
         }
     }
 
+    /// Whether all of it is known.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.view().is_ok()
+    }
+
     /// The files in the order of their paths; none before all are known.
     pub fn files(&self) -> impl Iterator<Item = FileRecord<'_>> {
         self.view().into_iter().flat_map(|(view, settled)| {

@@ -26,6 +26,24 @@ fn xattr(path: &Path, name: &str) -> String {
 }
 
 #[test]
+fn where_all_files_are_small_the_kernel_opens_them_by_itself() {
+    let opened = |fixture: &Fixture| fixture.content.layers[SMALL].opened.load(Ordering::SeqCst);
+    let small = Fixture::with(Options { subpath: Some("config.json"), ..Options::default() });
+    for _ in 0..3 {
+        assert_eq!(fs::read(&small.target).unwrap(), small.files[SMALL]);
+    }
+    let mut file = File::open(&small.target).unwrap();
+    let refused = File::options().write(true).open(&small.target).unwrap_err();
+    assert_eq!(errno(&refused), rustix::io::Errno::ROFS);
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).unwrap();
+    assert_eq!((bytes == small.files[SMALL], opened(&small)), (true, 0));
+    let mixed = Fixture::new();
+    fs::read(mixed.path(SMALL)).unwrap();
+    until("the open is told", || opened(&mixed) == 1);
+}
+
+#[test]
 fn names_attributes_links_and_xattrs() {
     let fixture = Fixture::new();
     let mut names: Vec<_> =

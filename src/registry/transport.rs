@@ -74,7 +74,7 @@ pub(super) struct Transport {
 struct ClientKind {
     /// To this machine: without a proxy.
     is_local: bool,
-    /// With TLS: by the certificates of the system, which take long to read, or by those that are named.
+    /// TLS may be spoken: by the certificates of the system, which take long to read, or by those that are named.
     is_secure: bool,
     /// To the host that the settings are for, which may see who we are.
     shows_identity: bool,
@@ -173,7 +173,7 @@ impl Transport {
     fn kind(&self, url: &Url, is_range: bool) -> ClientKind {
         ClientKind {
             is_local: is_loopback(url),
-            is_secure: url.scheme() == "https",
+            is_secure: may_speak_tls(url),
             shows_identity: self.own.contains(&url.origin()),
             is_range,
         }
@@ -214,6 +214,12 @@ impl Transport {
         clients.insert(kind, client.clone());
         Ok(client)
     }
+}
+
+/// Whether TLS may be spoken on the way to `url`: with its host, or with the proxy before it, which the environment may
+/// name by an address with TLS whatever is asked for through it.
+fn may_speak_tls(url: &Url) -> bool {
+    url.scheme() == "https" || !is_loopback(url)
 }
 
 /// Whether nothing at all listens where `error` came from, or its name is unknown.
@@ -306,6 +312,14 @@ fn connection_error(error: reqwest::Error, what: &str, url: &Url) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_never_meets_a_proxy_does_without_the_certificates_of_the_system() {
+        let may_speak_tls = |url: &str| may_speak_tls(&Url::parse(url).unwrap());
+        assert!(may_speak_tls("https://127.0.0.1:5000/v2/"));
+        assert!(may_speak_tls("http://r.example/v2/"), "HTTP_PROXY may be https://proxy.example");
+        assert!(!may_speak_tls("http://127.0.0.1:5000/v2/") && !may_speak_tls("http://localhost:5000/v2/"));
+    }
 
     #[test]
     fn each_flaw_of_a_certificate_has_its_own_remedy() {

@@ -67,7 +67,9 @@ pub struct Fetcher {
     /// By the source's name.
     limits: Mutex<HashMap<String, Weak<SourceLimits>>>,
     stores: Arc<Semaphore>,
+    /// Turns of checks that a reader may wait for, and of those that nobody waits for.
     checks: Arc<Semaphore>,
+    rechecks: Arc<Semaphore>,
     /// Chunks of the cache for blobs that are being fetched whole, and how many of them there are.
     fill_room: Semaphore,
     fill_chunks_max: u32,
@@ -119,6 +121,7 @@ impl Fetcher {
             limits: Mutex::new(HashMap::new()),
             stores: Arc::new(Semaphore::new(STORES_MAX)),
             checks: Arc::new(Semaphore::new(checks_max)),
+            rechecks: Arc::new(Semaphore::new(checks_max)),
             fill_room: Semaphore::new(fill_chunks_max as usize),
             fill_chunks_max,
             recent: Mutex::new(VecDeque::new()),

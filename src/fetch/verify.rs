@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use crate::base::{Hasher, chunk_count, process};
 use crate::layer::{LayerProof, SegmentProof};
@@ -57,7 +58,7 @@ impl Feed {
             _ => false,
         });
         if let Some(rejections) = begun {
-            self.clone().check(move |blob| blob.verify(rejections));
+            self.clone().check(&self.fetcher.checks, move |blob| blob.verify(rejections));
         }
     }
 
@@ -67,18 +68,19 @@ impl Feed {
         if !self.segment.is_complete() || self.is_checked.swap(true, Ordering::Relaxed) {
             return;
         }
-        self.clone().check(|blob| {
+        self.clone().check(&self.fetcher.rechecks, |blob| {
             if blob.segment.check_all() {
                 blob.verify_if_complete();
             }
         });
     }
 
-    /// Does `work` on a thread of its own, with the time that others leave; as many at once as there are cores.
-    fn check(self: Arc<Self>, work: impl Fn(&Arc<Self>) + Send + Sync + 'static) {
-        let fetcher = self.fetcher.clone();
+    /// Does `work` on a thread of its own, with the time that others leave; as many at once as `turns` has, which is
+    /// one for each core.
+    fn check(self: Arc<Self>, turns: &Arc<Semaphore>, work: impl Fn(&Arc<Self>) + Send + Sync + 'static) {
+        let (fetcher, turns) = (self.fetcher.clone(), turns.clone());
         fetcher.handle.clone().spawn(async move {
-            let permit = fetcher.checks.clone().acquire_owned().await;
+            let permit = turns.acquire_owned().await;
             let work = Arc::new(move || {
                 work(&self);
                 let _ = &permit;

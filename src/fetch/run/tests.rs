@@ -182,6 +182,19 @@ async fn wrong_bytes_that_are_stored_only_after_the_blob_was_verified_are_not_ke
 }
 
 #[tokio::test]
+async fn what_an_earlier_process_left_to_check_keeps_no_blob_from_being_verified() {
+    let directory = tempfile::tempdir().unwrap();
+    let fetcher = fetcher(&directory, 16 * CHUNK_BYTES);
+    let turns = fetcher.rechecks.available_permits() as u32;
+    let _endless = fetcher.rechecks.clone().acquire_many_owned(turns).await.unwrap();
+    let (bytes, digest) = blob_of(1);
+    let source = Arc::new(Stub { name: "healthy", blob: Some(bytes) });
+    let lease = fetcher.blob(&digest, CHUNK_BYTES, source, SETTINGS).unwrap();
+    let verified = tokio::time::timeout(Duration::from_secs(60), lease.feed().verified()).await;
+    verified.expect("waited for another check").unwrap();
+}
+
+#[tokio::test]
 async fn requests_that_hang_at_one_source_do_not_hold_up_another() {
     let directory = tempfile::tempdir().unwrap();
     let fetcher = fetcher(&directory, 0);

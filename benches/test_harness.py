@@ -1,9 +1,11 @@
 """Tests of what scripts/bench makes of its measurements: python3 -m unittest discover -s benches."""
 
+import argparse
 import unittest
 import xml.dom.minidom
 
 from harness import chart, report
+from harness.__main__ import default_name
 from harness.cases import Case, all_cases
 from harness.data import safetensors_header
 from harness.figures import Figure, Results, Spread
@@ -91,6 +93,15 @@ class Written(unittest.TestCase):
             log.note(["cat", "/tmp/run/a b"], " &")
         self.assertEqual(log.take(), ["cat '$WORK/a b' &"])
         self.assertEqual(log.take(), [])
+
+
+class Names(unittest.TestCase):
+    def test_results_of_some_cases_do_not_replace_those_of_all(self):
+        def name(quick, *cases):
+            return default_name(argparse.Namespace(quick=quick, cases=list(cases)))
+
+        self.assertEqual([name(False), name(True)], ["full", "quick"])
+        self.assertEqual([name(False, "start", "fio"), name(True, "fio")], ["start-fio", "quick-fio"])
 
 
 class Data(unittest.TestCase):

@@ -29,18 +29,23 @@ def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures refmount beside what else does the job.")
     parser.add_argument("--quick", action="store_true", help="smaller data and 3 rounds: a few minutes")
     parser.add_argument("--rounds", type=int, help="5, or 3 with --quick")
-    parser.add_argument("--name", help="of the results: benches/results/DATE-NAME (full or quick)")
+    parser.add_argument("--name", help="of the results: benches/results/DATE-NAME (full, quick, or the names of the cases)")
     parser.add_argument("--programs", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--interpreter", required=True, help=argparse.SUPPRESS)
     parser.add_argument("cases", metavar="CASE", nargs="*", help=f"only these: {', '.join(c.name for c in all_cases())}")
     parsed = parser.parse_args()
     parsed.rounds = parsed.rounds or (3 if parsed.quick else 5)
-    parsed.name = parsed.name or ("quick" if parsed.quick else "full")
+    parsed.name = parsed.name or default_name(parsed)
     known = {case.name for case in all_cases()}
     for name in parsed.cases:
         if name not in known:
             parser.error(f"there is no case {name}")
     return parsed
+
+
+def default_name(parsed):
+    """What is of some cases alone does not take the place of what is of all of them."""
+    return "-".join([*["quick"][: parsed.quick], *parsed.cases]) or "full"
 
 
 def main():

@@ -52,7 +52,10 @@ def main():
     options = arguments()
     cases = [case for case in all_cases() if not options.cases or case.name in options.cases]
     # Ended from outside, it ends what it has started too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Under nohup it goes on.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda ended_by, _: sys.exit(128 + ended_by))
     with tempfile.TemporaryDirectory(prefix="refmount-bench-") as root:
         workplace = Workplace(root, options.programs, options.interpreter, options.quick)
         facts = {

@@ -1,6 +1,7 @@
 """Tests of what scripts/bench makes of its measurements: python3 -m unittest discover -s benches."""
 
 import argparse
+import signal
 import unittest
 import xml.dom.minidom
 
@@ -9,7 +10,7 @@ from harness.__main__ import default_name
 from harness.cases import Case, all_cases
 from harness.data import safetensors_header
 from harness.figures import Figure, Results, Spread
-from harness.processes import CommandLog
+from harness.processes import CommandLog, Commands
 from harness.targets import FIGURES, peak_of_each_case
 
 
@@ -102,6 +103,16 @@ class Names(unittest.TestCase):
 
         self.assertEqual([name(False), name(True)], ["full", "quick"])
         self.assertEqual([name(False, "start", "fio"), name(True, "fio")], ["start-fio", "quick-fio"])
+
+
+class Processes(unittest.TestCase):
+    def test_what_a_run_has_begun_ends_with_it(self):
+        commands = Commands(CommandLog())
+        process = commands._start(["sleep", "infinity"])
+        commands.end()
+        self.assertEqual(process.returncode, -signal.SIGTERM)
+        self.assertEqual(commands.run(["true"]).stdout, "")
+        self.assertEqual(commands.started[-1].returncode, 0)
 
 
 class Data(unittest.TestCase):

@@ -77,6 +77,7 @@ def main():
                 bench.fill_cache()
             records, commands = run_rounds(bench, cases, options.rounds)
         finally:
+            workplace.commands.end()
             servers.stop()
             clean_up_mounts(workplace)
     directory = workplace.repository / "benches/results" / facts["name"]

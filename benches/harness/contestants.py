@@ -70,11 +70,17 @@ class Rclone:
         self.workplace.log.note(argv, " &")
         start = time.perf_counter()
         self.service = Service(argv, self.workplace.root / "rclone.log")
-        self.service.wait_for(lambda: os.path.ismount(self.directory), pause_seconds=0.001)
+        try:
+            self.service.wait_for(lambda: os.path.ismount(self.directory), pause_seconds=0.001)
+        except BaseException:
+            # It unmounts what it has mounted.
+            self.service.stop()
+            raise
         self.mount_seconds = time.perf_counter() - start
         return self
 
     def __exit__(self, *_):
+        self.workplace.commands.end()
         self.stop()
 
     def stop(self):

@@ -63,6 +63,7 @@ class Mounted:
         return self
 
     def __exit__(self, *_):
+        self.workplace.commands.end()
         self._run("umount", *self.directories)
         # The owner would end a moment after its last mount; the next one must not be handed to it.
         end_owner(self.owner)

@@ -60,11 +60,34 @@ def reap(process):
     return Usage(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
+def end_process(process):
+    """One that does not listen is not waited for without end."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class Commands:
-    """Runs commands, and notes them in its log."""
+    """Runs commands, and notes them in its log. Those that are under way when the run is ended go by `end`, before what
+    they read is unmounted."""
 
     def __init__(self, log):
         self.log = log
+        self.started = []
+
+    def _start(self, argv, **options):
+        self.started = [process for process in self.started if process.returncode is None]
+        process = subprocess.Popen([str(word) for word in argv], **options)
+        self.started.append(process)
+        return process
+
+    def end(self):
+        for process in self.started:
+            if process.returncode is None:
+                end_process(process)
 
     def run(self, argv, stdout=subprocess.DEVNULL, env=None, cwd=None):
         """Runs one command; `stdout` may be a path, `subprocess.PIPE` for its text, or a descriptor."""
@@ -80,8 +103,7 @@ class Commands:
         processes = []
         for argv in commands:
             self.log.note(argv, suffix)
-            argv = [str(word) for word in argv]
-            processes.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=target, env=environment, cwd=cwd))
+            processes.append(self._start(argv, stdin=subprocess.DEVNULL, stdout=target, env=environment, cwd=cwd))
         text = ""
         if stdout == subprocess.PIPE:
             text = "".join(process.stdout.read().decode() for process in processes)
@@ -101,8 +123,8 @@ class Commands:
         self.log.note(first, " | " + " ".join(map(str, second)))
         target = open(stdout, "wb") if isinstance(stdout, (str, os.PathLike)) else stdout
         start = time.perf_counter()
-        writer = subprocess.Popen([str(word) for word in first], stdout=subprocess.PIPE)
-        reader = subprocess.Popen([str(word) for word in second], stdin=writer.stdout, stdout=target)
+        writer = self._start(first, stdout=subprocess.PIPE)
+        reader = self._start(second, stdin=writer.stdout, stdout=target)
         writer.stdout.close()
         usage = reap(writer).beside(reap(reader))
         if writer.returncode or reader.returncode:
@@ -116,7 +138,7 @@ class Commands:
         for argument in arguments:
             argv = [str(interpreter), str(script), *map(str, argument)]
             self.log.note(argv, " &" if len(arguments) > 1 else "")
-            workers.append(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            workers.append(self._start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
         for worker in workers:
             if worker.stdout.readline() != "ready\n":
                 raise RuntimeError(f"{script} did not start")
@@ -160,13 +182,7 @@ class Service:
         raise RuntimeError(f"{self.process.args[0]} is not ready after {timeout_seconds} s")
 
     def stop(self):
-        """One that does not listen is not waited for without end."""
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end_process(self.process)
 
 
 def usage_of_tree(pid):

@@ -5,7 +5,7 @@ import signal
 import unittest
 import xml.dom.minidom
 
-from harness import chart, report
+from harness import chart, machine, report
 from harness.__main__ import default_name
 from harness.cases import Case, all_cases
 from harness.data import safetensors_header
@@ -94,6 +94,14 @@ class Written(unittest.TestCase):
             log.note(["cat", "/tmp/run/a b"], " &")
         self.assertEqual(log.take(), ["cat '$WORK/a b' &"])
         self.assertEqual(log.take(), [])
+
+
+class Machine(unittest.TestCase):
+    def test_a_directory_in_memory_or_without_room_is_refused(self):
+        self.assertIn("TMPDIR", machine.objection("tmpfs tmpfs", 99e9, False))
+        self.assertIn("9.0 GB", machine.objection("/dev/sda1 ext4", 9e9, False))
+        self.assertIsNone(machine.objection("/dev/sda1 ext4", 9e9, True))
+        self.assertIsNone(machine.objection("", 99e9, False))
 
 
 class Names(unittest.TestCase):

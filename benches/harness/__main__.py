@@ -57,7 +57,12 @@ def main():
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda ended_by, _: sys.exit(128 + ended_by))
     with tempfile.TemporaryDirectory(prefix="refmount-bench-") as root:
+        objection = machine.objection(machine.file_system(root), shutil.disk_usage(root).free, options.quick)
+        if objection:
+            sys.exit(f"{os.path.dirname(root)}, where the data would be made, {objection}")
         workplace = Workplace(root, options.programs, options.interpreter, options.quick)
+        if not workplace.drops_page_cache:
+            print("not root: the page cache cannot be emptied, and what should be cold is not", file=sys.stderr)
         facts = {
             "name": f"{datetime.now(timezone.utc):%Y-%m-%d}-{options.name}",
             "command": shlex.join(["scripts/bench", *without_hidden(sys.argv[1:])]),

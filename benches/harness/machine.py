@@ -23,6 +23,16 @@ def memory_gib():
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
 
 
+def objection(file_system, free_bytes, quick):
+    """Why a run cannot measure what it should in a directory, or none."""
+    needed_gb = 4 if quick else 15
+    if file_system.split()[-1:] == ["tmpfs"]:
+        return "is in memory: name one on a disk by TMPDIR"
+    if free_bytes < needed_gb * 1e9:
+        return f"has {free_bytes / 1e9:.1f} GB of room, and {needed_gb} are needed: name another one by TMPDIR"
+    return None
+
+
 def file_system(path):
     return first_line(["findmnt", "-n", "-o", "SOURCE,FSTYPE", "-T", str(path)])
 

@@ -46,7 +46,7 @@ impl Watch {
         )?;
         families.gauge(
             "refmount_open_files",
-            "Files of mounts that are open, each once, however often it is.",
+            "Files of mounts that are open, of 1 MiB and more, each once, however often it is.",
             open_files as f64,
         )?;
         families.counter(

@@ -1,15 +1,19 @@
 """Tests of what scripts/bench makes of its measurements: python3 -m unittest discover -s benches."""
 
 import argparse
+import os
 import signal
 import unittest
+import unittest.mock
 import xml.dom.minidom
+from pathlib import Path
 
 from harness import chart, machine, report
 from harness.__main__ import default_name
 from harness.cases import Case, all_cases
 from harness.data import safetensors_header
 from harness.figures import Figure, Results, Spread
+from harness.mounted import Mounted
 from harness.processes import CommandLog, Commands
 from harness.targets import FIGURES, peak_of_each_case
 
@@ -121,6 +125,17 @@ class Processes(unittest.TestCase):
         self.assertEqual(process.returncode, -signal.SIGTERM)
         self.assertEqual(commands.run(["true"]).stdout, "")
         self.assertEqual(commands.started[-1].returncode, 0)
+
+
+class Mounts(unittest.TestCase):
+    def test_what_mounts_share_is_counted_once_and_their_waits_are_added(self):
+        status = {"network_bytes": 7, "wasted_bytes": 2, "reads_waited": 3, "waited_seconds": 0.5, "fetched_bytes": {"demand": 5}}
+        mount = Mounted(unittest.mock.Mock(mounts=Path("/nowhere")), "r/m:v1", None, count=2)
+        mount.owner = os.getpid()
+        mount.status = lambda directory: status
+        metrics = mount.metrics()
+        self.assertEqual((metrics["network_bytes"], metrics["wasted_bytes"], metrics["fetched_demand_bytes"]), (7, 2, 5))
+        self.assertEqual((metrics["reads_waited"], metrics["waited_seconds"]), (6, 1.0))
 
 
 class Data(unittest.TestCase):

@@ -98,16 +98,15 @@ class Mounted:
         """What was measured, with what the processes have used and fetched until now."""
         usage = self.clients.after(usage_of_tree(self.owner))
         statuses = [self.status(directory) for directory in self.directories]
-        fetched = {}
-        for status in statuses:
-            for cause, count in status["fetched_bytes"].items():
-                fetched[f"fetched_{cause}_bytes"] = fetched.get(f"fetched_{cause}_bytes", 0) + count
+        # What is fetched for several mounts of a reference, each of them counts; the first one has seen all of it.
+        first = statuses[0]
+        fetched = {f"fetched_{cause}_bytes": count for cause, count in first["fetched_bytes"].items()}
         return {
             **measured,
             "cpu_seconds": usage.cpu_seconds,
             "peak_mib": usage.peak_mib,
-            "network_bytes": sum(status["network_bytes"] for status in statuses),
-            "wasted_bytes": sum(status["wasted_bytes"] for status in statuses),
+            "network_bytes": first["network_bytes"],
+            "wasted_bytes": first["wasted_bytes"],
             "reads_waited": sum(status["reads_waited"] for status in statuses),
             "waited_seconds": sum(status["waited_seconds"] for status in statuses),
             **fetched,

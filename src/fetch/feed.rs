@@ -110,6 +110,8 @@ pub struct Feed {
     pub(super) state: Mutex<State>,
     pub(super) proof: OnceLock<SegmentProof>,
     pub(super) verification: watch::Sender<Verification>,
+    /// Held by everybody who waits for the whole segment to be verified.
+    pub(super) waiting: Arc<()>,
     pub(super) counts: Counts,
     pub(super) listeners: Mutex<Vec<Listener>>,
     pub(super) is_checked: AtomicBool,
@@ -147,6 +149,7 @@ impl Feed {
             state: Mutex::default(),
             proof: proof.map_or_else(OnceLock::new, OnceLock::from),
             verification: watch::Sender::new(verification),
+            waiting: Arc::new(()),
             counts,
             listeners: Mutex::default(),
             is_checked: AtomicBool::new(false),

@@ -106,6 +106,8 @@ impl Feed {
     /// # Errors
     /// As [`Self::fill`], and `Corrupt` when it does not match its digest.
     pub async fn verified(self: &Arc<Self>) -> Result<()> {
+        // Counted, so that the check knows that it is waited for.
+        let _waiting = Arc::clone(&self.waiting);
         loop {
             if self.is_verified() {
                 return self.check_not_rejected();

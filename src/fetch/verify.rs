@@ -75,19 +75,22 @@ impl Feed {
         });
     }
 
-    /// Does `work` on a thread of its own, with the time that others leave; as many at once as `turns` has, which is
-    /// one for each core.
+    /// Does `work` on a thread of its own, with the time that others leave unless somebody waits for its outcome; as many at
+    /// once as `turns` has, which is one for each core.
     fn check(self: Arc<Self>, turns: &Arc<Semaphore>, work: impl Fn(&Arc<Self>) + Send + Sync + 'static) {
         let (fetcher, turns) = (self.fetcher.clone(), turns.clone());
         fetcher.handle.clone().spawn(async move {
             let permit = turns.acquire_owned().await;
+            let is_awaited = Arc::strong_count(&self.waiting) > 1;
             let work = Arc::new(move || {
                 work(&self);
                 let _ = &permit;
             });
             let quiet = work.clone();
             let thread = std::thread::Builder::new().name("check".to_owned()).spawn(move || {
-                process::yield_to_others();
+                if !is_awaited {
+                    process::yield_to_others();
+                }
                 quiet();
             });
             if thread.is_err() {

@@ -11,6 +11,9 @@
 //! | starting | starting | another program than served before does not come to serve: back to that one |
 //! | any      | ended    | the server ends because it was told to, or has nothing left to serve        |
 //!
+//! A server that is still taking over, or leaving, is not told to end: it would take the mounts with it, dead. The one
+//! that comes to serve is.
+//!
 //! Of a service, the server may leave everything as it was when it was told to end: the service manager has it all
 //! then ([`super::manager`]), for the holder that it starts next.
 
@@ -56,6 +59,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// How long a server may take to leave everything to the next one before it is killed.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a server that takes over may take until it is told to end even though it does not serve.
+const END_AT_LATEST: Duration = Duration::from_secs(6);
 
 /// How long another program than served before may take until it serves. It may have large maps to read, and mounts to
 /// bring up; meanwhile readers wait.
@@ -128,6 +134,8 @@ struct State {
     was_killed: bool,
     deaths: u64,
     died: Option<String>,
+    /// What the holder was told to end by, until a server has ended everything.
+    told_to_end: Option<Signal>,
 }
 
 /// A running server.
@@ -140,8 +148,19 @@ struct Server {
     leaves_by: Option<Instant>,
     /// By when it must serve.
     serves_by: Option<Instant>,
+    /// Whether it has to take over what there is before it can end that.
+    takes_over: bool,
+    /// By when it is told to end, though it does not serve.
+    ends_by: Option<Instant>,
     /// Whether it was told to end, and everything with it.
     is_ending: bool,
+}
+
+impl Server {
+    /// Whether it can end everything that there is.
+    fn can_end(&self) -> bool {
+        self.leaves_by.is_none() && (self.serving_since.is_some() || !self.takes_over)
+    }
 }
 
 impl Holder<'_> {
@@ -203,11 +222,16 @@ impl Holder<'_> {
 
     /// Whether there is to be another server after a death; returns when it is time for it.
     fn goes_on(&mut self) -> bool {
-        let deaths_max = if self.state.was_killed { KILLS_MAX } else { DEATHS_MAX };
-        if self.state.deaths_in_a_row >= deaths_max && !self.give_up() {
+        // One that was to take over, and then to end, has died of that.
+        if self.state.told_to_end.is_some() {
             return false;
         }
-        self.pause()
+        let deaths_max = if self.state.was_killed { KILLS_MAX } else { DEATHS_MAX };
+        if self.state.deaths_in_a_row >= deaths_max {
+            self.give_up();
+        }
+        self.pause();
+        true
     }
 
     fn start(&self, program: Program) -> Result<Server, (Program, Error)> {
@@ -215,6 +239,7 @@ impl Holder<'_> {
             Err(error) => Err((program, error)),
             Ok((child, socket)) => {
                 let serves_by = program.is_on_trial.then(|| clock::now() + TRIAL_LIMIT);
+                let ends_by = self.state.told_to_end.map(|_| clock::now() + END_AT_LATEST);
                 let server = Server {
                     child,
                     socket,
@@ -222,6 +247,8 @@ impl Holder<'_> {
                     serving_since: None,
                     leaves_by: None,
                     serves_by,
+                    takes_over: !self.kept.is_empty(),
+                    ends_by,
                     is_ending: false,
                 };
                 // A server that dies at once is no failure of ours.
@@ -270,6 +297,13 @@ impl Holder<'_> {
         if wait.is_some_and(|wait| wait.is_zero()) {
             let _ = server.child.kill();
             wait = None;
+        } else if let Some(by) = server.ends_by {
+            let left = by.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                self.tell_to_end(server);
+            } else {
+                wait = Some(wait.map_or(left, |wait| wait.min(left)));
+            }
         }
         if let (Some(manager), Some(_)) = (&self.manager, server.serves_by) {
             manager.tell("WATCHDOG=1");
@@ -321,8 +355,14 @@ impl Holder<'_> {
                         let _ = process::let_go_of_stderr();
                     }
                 }
+                if server.can_end() {
+                    self.tell_to_end(server);
+                }
             }
-            Message::Stays => server.is_ending = false,
+            Message::Stays => {
+                server.is_ending = false;
+                self.state.told_to_end = None;
+            }
             Message::Tell { text } => {
                 if let Some(manager) = &self.manager {
                     manager.tell(&text);
@@ -338,7 +378,10 @@ impl Holder<'_> {
         match signal {
             Told::HandOver => {
                 self.programs.try_again();
-                if server.leaves_by.is_none() && send(server.socket.as_fd(), &Message::HandOver, &[]).is_ok()
+                // One that is ending everything leaves nothing to go on with.
+                if server.leaves_by.is_none()
+                    && !server.is_ending
+                    && send(server.socket.as_fd(), &Message::HandOver, &[]).is_ok()
                 {
                     server.leaves_by = Some(clock::now() + HAND_OVER_LIMIT);
                     if let Some(manager) = &self.manager {
@@ -347,14 +390,26 @@ impl Holder<'_> {
                 }
             }
             Told::End(signal) => {
-                server.is_ending = true;
+                self.state.told_to_end = Some(signal);
                 if let Some(manager) = &self.manager {
                     manager.tell("STOPPING=1");
                 }
-                if let Some(pid) = i32::try_from(server.child.id()).ok().and_then(Pid::from_raw) {
-                    let _ = kill_process(pid, signal);
+                if server.can_end() {
+                    self.tell_to_end(server);
+                } else if server.leaves_by.is_none() && server.ends_by.is_none() {
+                    server.ends_by = Some(clock::now() + END_AT_LATEST);
                 }
             }
+        }
+    }
+
+    /// Tells `server` to end, if the holder was told to.
+    fn tell_to_end(&self, server: &mut Server) {
+        server.ends_by = None;
+        let Some(signal) = self.state.told_to_end else { return };
+        server.is_ending = true;
+        if let Some(pid) = i32::try_from(server.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, signal);
         }
     }
 
@@ -394,11 +449,12 @@ impl Holder<'_> {
         self.state.died = Some(how);
     }
 
-    /// Waits as long as the deaths in a row make it; `false`: it was told to end meanwhile.
-    fn pause(&mut self) -> bool {
+    /// Waits as long as the deaths in a row make it, or until it is told something: to end everything, the next server has
+    /// to take it over.
+    fn pause(&mut self) {
         let doublings = self.state.deaths_in_a_row.saturating_sub(2).min(16);
         let pause = match self.state.deaths_in_a_row {
-            0 | 1 => return true,
+            0 | 1 => return,
             _ if self.state.was_killed => PAUSE_AFTER_KILL.min(PAUSE_FIRST * (1 << doublings)),
             _ => (PAUSE_FIRST * (1 << doublings)).min(PAUSE_MAX),
         };
@@ -406,22 +462,25 @@ impl Holder<'_> {
         loop {
             let left = until.saturating_duration_since(clock::now());
             if left.is_zero() {
-                return true;
+                return;
             }
             wait_for(&[self.signals.pipe.as_fd()], Some(left));
             match self.signals.take() {
-                Some(Told::End(_)) => return false,
+                Some(Told::End(signal)) => {
+                    self.state.told_to_end = Some(signal);
+                    return;
+                }
                 Some(Told::HandOver) => {
                     self.programs.try_again();
-                    return true;
+                    return;
                 }
                 None => {}
             }
         }
     }
 
-    /// Answers every request with an I/O error until it is told to try again; `false`: it was told to end.
-    fn give_up(&mut self) -> bool {
+    /// Answers every request with an I/O error until it is told to try again, or to end, which takes a server as well.
+    fn give_up(&mut self) {
         let why = self.state.died.clone().unwrap_or_default();
         let why = format!(
             "the process that serves it died {} times in a row, as it was started ({why}); once that is mended: kill \
@@ -437,7 +496,9 @@ impl Holder<'_> {
         (self.given_up)(None);
         self.state.deaths_in_a_row = 0;
         self.programs.try_again();
-        told == Told::HandOver
+        if let Told::End(signal) = told {
+            self.state.told_to_end = Some(signal);
+        }
     }
 
     fn refuse_requests(&mut self) -> Told {

@@ -12,7 +12,9 @@ use serde_json::Value;
 
 use super::leftovers::{self, Open};
 use super::{mount, push, seed, status};
-use crate::workplace::{Workplace, assert_done, assert_failed, json, resident_bytes, wait_until};
+use crate::workplace::{
+    Workplace, assert_done, assert_failed, children, is_running, json, resident_bytes, wait_until,
+};
 
 const READERS: &str = include_str!("steady_readers.py");
 
@@ -208,6 +210,25 @@ fn requests_to_an_owner_whose_server_dies_are_answered() {
         assert!(served("direct") && served("fetched") && served("packed"), "{list}");
     }
     scene.end();
+}
+
+/// Told to end while one server leaves or has died, and the next one is not there yet.
+#[test]
+fn an_owner_that_is_told_to_end_between_two_servers_leaves_no_mount() {
+    let workplace = Workplace::with_layout().with_directories(&["mnt"]);
+    for (signal, at_once) in [(Signal::HUP, true), (Signal::HUP, false), (Signal::KILL, false)] {
+        assert_done(&workplace.run(&["mount", "oci:layout:v1", "mnt"]));
+        let (owner, server) = (workplace.owner().unwrap(), workplace.server().unwrap());
+        kill_process(if signal == Signal::HUP { owner } else { server }, signal).unwrap();
+        if !at_once {
+            wait_until("another server begins", || {
+                children(owner).iter().any(|child| *child != server && is_running(*child))
+            });
+        }
+        kill_process(owner, Signal::TERM).unwrap();
+        wait_until("the owner has ended", || workplace.processes().is_empty());
+        assert!(!workplace.is_mounted("mnt"), "after {signal:?}");
+    }
 }
 
 /// A program that cannot run any more.

@@ -365,6 +365,12 @@ impl Mounts {
         self.state().slots.get(target).and_then(running).ok_or_else(|| not_mounted(target))
     }
 
+    /// Whether there is a mount on `target`, or is to be one.
+    #[must_use]
+    pub fn has(&self, target: &Path) -> bool {
+        self.state().slots.contains_key(target)
+    }
+
     /// Unmounts `target`; it can be mounted on again then.
     ///
     /// # Errors

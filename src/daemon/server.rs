@@ -26,6 +26,7 @@ use super::api::{
     WantedLimits,
 };
 use super::content;
+use super::locate;
 use super::mounts::{Answer, Mounts};
 use super::persisted::{Pending, Records};
 use super::upgrade::{self, UpgradeBegun, UpgradeRequest};
@@ -267,6 +268,15 @@ impl Served {
             self.mounts.close_if_done();
         }
     }
+
+    /// `target` as the kernel's table has it, which is what mounts are known by; as it is where it leads nowhere.
+    async fn resolved(&self, target: PathBuf) -> PathBuf {
+        // What is mounted is not looked at: it may hang.
+        if self.mounts.has(&target) || !target.is_absolute() {
+            return target;
+        }
+        locate::resolve(&target).await.unwrap_or(target)
+    }
 }
 
 async fn health(State(served): State<Served>) -> Result<Json<Health>, Refusal> {
@@ -295,8 +305,9 @@ async fn list(State(served): State<Served>) -> Response {
 }
 
 async fn mount(State(served): State<Served>, body: Body<MountBody>) -> Result<Response, Refusal> {
-    let Json(MountBody { request, limits }) = body?;
+    let Json(MountBody { mut request, limits }) = body?;
     require_absolute(&request.target)?;
+    request.target = served.resolved(request.target).await;
     served.give_way(&limits);
     Ok(match served.mounts.mount(request).await? {
         Answer::Mounted(summary) => Json(summary).into_response(),
@@ -306,11 +317,12 @@ async fn mount(State(served): State<Served>, body: Body<MountBody>) -> Result<Re
 
 async fn unmount(State(served): State<Served>, query: Asked<TargetQuery>) -> Result<StatusCode, Refusal> {
     let Query(query) = query?;
-    match served.mounts.unmount(&query.target).await {
+    let target = served.resolved(query.target).await;
+    match served.mounts.unmount(&target).await {
         Ok(()) => {}
         // What is not there yet will not come.
         Err(error) => match &served.records {
-            Some(records) if records.cancel(&query.target).await => {}
+            Some(records) if records.cancel(&target).await => {}
             _ => return Err(error.into()),
         },
     }
@@ -323,14 +335,15 @@ async fn pending(State(served): State<Served>) -> Json<Vec<Pending>> {
 
 async fn status(State(served): State<Served>, query: Asked<TargetQuery>) -> Result<Response, Refusal> {
     let Query(query) = query?;
-    let mount = served.mounts.get(&query.target)?;
+    let mount = served.mounts.get(&served.resolved(query.target).await)?;
     let status = on_disk(move || mount.status()).await?;
     Ok(Json(status).into_response())
 }
 
 async fn ended(State(served): State<Served>, query: Asked<TargetQuery>) -> Result<Json<Ended>, Refusal> {
     let Query(query) = query?;
-    let ended = served.mounts.ended(&query.target, api::ENDED_WAIT).await;
+    let target = served.resolved(query.target).await;
+    let ended = served.mounts.ended(&target, api::ENDED_WAIT).await;
     Ok(Json(Ended { ended }))
 }
 

@@ -66,6 +66,25 @@ async fn requests_over_the_socket() {
 }
 
 #[tokio::test]
+async fn a_mount_point_is_the_same_by_whatever_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let (double, client, owner) = start(directory.path());
+    let real = std::fs::canonicalize(directory.path()).unwrap().join("real");
+    let link = directory.path().join("link");
+    std::fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    for target in [&link, &real, &link] {
+        let summary = client.mount(&request(target.to_str().unwrap())).await.unwrap();
+        assert_eq!(summary.mountpoint, real);
+    }
+    assert_eq!(double.mounted.load(Ordering::SeqCst), 1);
+    client.status(&link).await.unwrap();
+    client.unmount(&link.join("../real")).await.unwrap();
+    assert!(client.ended(&link).await.unwrap());
+    owner.end().await;
+}
+
+#[tokio::test]
 async fn a_second_owner_is_refused_and_the_next_one_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let (_, client, owner) = start(directory.path());

@@ -37,7 +37,7 @@ use clap::{CommandFactory, FromArgMatches};
 use crate::base::{Error, ResultExt as _};
 use crate::daemon::upgrade::{HANDOVER_VERSION, Handover};
 use crate::daemon::watch;
-use crate::keeper;
+use crate::keeper::{self, Keeper};
 
 use args::{Arguments, Command, CompletionsArgs, OwnerArguments};
 use exit::Failure;
@@ -64,10 +64,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     } else if first == keeper::SERVER && is_service {
         // What follows is what the holder was started with.
         arguments.drain(1..=2);
-        parse_with_file(arguments).map(|arguments| match &arguments.command {
-            Command::Daemon(daemon) => wait_for(daemon::serve(&arguments.global, daemon)),
-            _ => Err(daemon::not_by_hand().into()),
-        })
+        serve_as_service(arguments)
     } else if first == keeper::SERVER {
         arguments.remove(1);
         parse::<OwnerArguments>(arguments, &Vec::new())
@@ -113,6 +110,28 @@ fn parse_with_file(arguments: Vec<OsString>) -> Result<Arguments, Unparsed> {
         defaults if defaults.is_empty() => Ok(first),
         defaults => parse(arguments, &defaults).map_err(Unparsed::Usage),
     }
+}
+
+/// Serves as a service, for the holder that has started this process. A configuration file that makes no sense any more is
+/// no reason to lose what is mounted: what it said before holds on then.
+fn serve_as_service(arguments: Vec<OsString>) -> Result<Result<(), Failure>, Unparsed> {
+    let held = Keeper::inherit().and_then(|held| held.ok_or_else(daemon::not_by_hand));
+    let (keeper, mut inherited) = match held {
+        Ok(held) => held,
+        Err(error) => return Ok(Err(error.into())),
+    };
+    let kept = inherited.kept.remove(daemon::OPTIONS).and_then(|mut kept| config::of_kept(kept.pop()?));
+    let first: Arguments = parse(arguments.clone(), &Vec::new()).map_err(Unparsed::Usage)?;
+    let read = config::read(first.global.config.as_deref(), &Arguments::command());
+    let (defaults, complaint) = match (read, kept) {
+        (Ok(defaults), _) => (defaults, None),
+        (Err(error), Some(kept)) => (kept, Some(error)),
+        (Err(error), None) => return Err(Unparsed::File(error)),
+    };
+    let parsed: Arguments = parse(arguments, &defaults).map_err(Unparsed::Usage)?;
+    let Command::Daemon(daemon) = &parsed.command else { return Ok(Err(daemon::not_by_hand().into())) };
+    let options = daemon::Options { defaults, complaint };
+    Ok(wait_for(daemon::serve(&parsed.global, daemon, options, keeper, inherited)))
 }
 
 fn parse<T: CommandFactory + FromArgMatches>(

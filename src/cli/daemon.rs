@@ -4,13 +4,15 @@
 //! arguments that it was given itself, so that each of them reads the configuration file anew.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd as _;
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::daemon::locate;
 use crate::daemon::owner::{Owner, Service};
-use crate::keeper::{self, Keeper, Servers};
+use crate::keeper::{self, Inherited, Keeper, Servers};
 
 use super::args::{DaemonArgs, GlobalArgs};
+use super::config::{self, Defaults};
 use super::exit::Failure;
 use super::{log, settings};
 
@@ -36,17 +38,36 @@ pub(super) fn hold(global: &GlobalArgs, typed: Vec<OsString>) -> Result<u8> {
     })
 }
 
+/// The name that what the configuration file says is kept under, for the next process.
+pub(super) const OPTIONS: &str = "options";
+
+/// What the configuration file says.
+pub(super) struct Options {
+    pub(super) defaults: Defaults,
+    /// Why that is what it said before, if it is.
+    pub(super) complaint: Option<Error>,
+}
+
 /// Serves, for the holder that has started this process.
 ///
 /// # Errors
 /// `Busy` when another process owns the directory; what opening it failed with.
-pub(super) async fn serve(global: &GlobalArgs, arguments: &DaemonArgs) -> Result<(), Failure> {
+pub(super) async fn serve(
+    global: &GlobalArgs,
+    arguments: &DaemonArgs,
+    options: Options,
+    keeper: Keeper,
+    inherited: Inherited,
+) -> Result<(), Failure> {
     match &arguments.log_file {
         Some(path) => log::to_file(global, path)?,
         None => log::to_stderr(global)?,
     }
+    match options.complaint {
+        Some(error) => tracing::error!("going on with the configuration before: {}", error.chain()),
+        None => keeper.keep(OPTIONS, &[config::kept(&options.defaults)?.as_fd()])?,
+    }
     let cache = settings::cache(global, &arguments.limits)?;
-    let (keeper, inherited) = Keeper::inherit()?.ok_or_else(not_by_hand)?;
     let service = Service { keeps_mounts: arguments.keep_mounts, restores: arguments.restore };
     Owner::start_service(cache, arguments.watch.metrics_addr, keeper, inherited, service)?.serve().await;
     Ok(())

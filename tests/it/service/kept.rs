@@ -59,7 +59,7 @@ fn a_restart_with_kept_mounts_is_a_pause_for_readers() {
     assert_done(&workplace.run(&["mount", "oci:layout:v1", "b"]));
     assert_done(&workplace.run(&["umount", "a", "b"]));
     wait_until("what was unmounted is not stored any more", || {
-        service.ask("state")["stored"] == serde_json::json!(["lock.0", "socket.0"])
+        service.ask("state")["stored"] == serde_json::json!(["lock.0", "options.0", "socket.0"])
     });
     let end = service.end_by("TERM");
     assert_eq!((&end["result"], &end["stored"]), (&0.into(), &serde_json::json!([])));
@@ -114,6 +114,30 @@ fn a_restart_that_fails_loses_no_mount() {
     workplace.put("config.toml", b"keep-mounts = maybe\n");
     service.ask("start");
     assert_eq!(service.ask("wait")["result"], 2);
+    workplace.put("config.toml", b"keep-mounts = false\n");
+    service.begin();
+    assert_served(&workplace);
+    assert_eq!(service.end_by("TERM")["result"], 0);
+    assert!(!workplace.is_mounted("a"));
+}
+
+/// Nor is it when the process that serves is replaced, which reads it anew: what it said before holds on.
+#[test]
+fn a_reload_of_a_wrong_configuration_goes_on_with_the_one_before() {
+    let workplace = workplace_with(&["a"]);
+    workplace.put("config.toml", b"keep-mounts = true\n");
+    let config = workplace.path("config.toml");
+    let mut service = Service::start(&workplace, &["--config", config.to_str().unwrap()]);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    workplace.put("config.toml", b"keep-mounts = maybe\n");
+    for _ in 0..2 {
+        let before = service.ask("state")["ready"].as_u64();
+        service.ask("HUP");
+        wait_until("the daemon is ready again", || service.ask("state")["ready"].as_u64() > before);
+        assert_served(&workplace);
+    }
+    service.end_by("TERM");
+    assert!(workplace.is_mounted("a"), "keep-mounts holds on");
     workplace.put("config.toml", b"keep-mounts = false\n");
     service.begin();
     assert_served(&workplace);

@@ -203,7 +203,7 @@ impl Filesystem {
         Ok(file)
     }
 
-    /// Whether all files are known, and each is below [`DIRECT_BYTES_MIN`]: then nothing depends on which are open.
+    /// Whether all files are known, and each is too small to be handed to the kernel: then nothing depends on which are open.
     #[must_use]
     pub fn has_only_small_files(&self) -> bool {
         if self.only_small.get().is_none() && !self.view.is_complete() {

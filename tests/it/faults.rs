@@ -137,6 +137,14 @@ impl Site {
         assert!(bytes == self.truth(file, range.clone()), "wrong bytes in {range:?} of {file}");
     }
 
+    /// Reads in `turns` places of [`SHARD`], which are others for each `reader`.
+    fn assert_reads_here_and_there(&self, reader: u64, turns: u64) {
+        for turn in 0..turns {
+            let start = (reader * 5 + turn * 7) % 11 * MIB + 777_777;
+            self.assert_reads(SHARD, start..start + 500_000);
+        }
+    }
+
     fn assert_reads_whole(&self, file: &str) {
         self.assert_reads(file, 0..self.artifact.file(file).len() as u64);
     }

@@ -122,12 +122,7 @@ fn while_a_daemon_evicts_readers_of_all_mounts_get_the_right_bytes() {
     thread::scope(|scope| {
         for reader in 0..4 {
             let site = &site;
-            scope.spawn(move || {
-                for turn in 0..10 {
-                    let start = (reader * 5 + turn * 7) % 11 * MIB + 777_777;
-                    site.assert_reads(SHARD, start..start + 500_000);
-                }
-            });
+            scope.spawn(move || site.assert_reads_here_and_there(reader, 10));
         }
         for _ in 0..2 {
             scope.spawn(|| {

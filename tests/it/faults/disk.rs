@@ -231,12 +231,7 @@ fn while_chunks_are_evicted_readers_get_the_right_bytes() {
     thread::scope(|scope| {
         for reader in 0..6 {
             let site = &site;
-            scope.spawn(move || {
-                for turn in 0..15 {
-                    let start = (reader * 5 + turn * 7) % 11 * MIB + 777_777;
-                    site.assert_reads(SHARD, start..start + 500_000);
-                }
-            });
+            scope.spawn(move || site.assert_reads_here_and_there(reader, 15));
         }
         scope.spawn(|| (0..3).for_each(|_| site.assert_reads_whole(OTHER)));
     });

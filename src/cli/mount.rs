@@ -1,7 +1,6 @@
 //! `mount` and the hidden `owner`.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 
@@ -14,6 +13,7 @@ use crate::daemon::client::Unanswered;
 use crate::daemon::locate::OwnerOf;
 use crate::daemon::mounts::Answer;
 use crate::daemon::owner::Owner;
+use crate::daemon::watch::is_wanted;
 use crate::daemon::{Client, locate, start};
 use crate::keeper::{self, Keeper, Servers};
 use crate::mount::{MountRequest, MountSummary};
@@ -213,12 +213,11 @@ async fn warn_of_other_limits(client: &Client, limits: &CacheLimitArgs) {
     }
 }
 
-/// So does the address that its metrics are told at. Port 0 is any.
+/// So does the address that its metrics are told at.
 async fn warn_of_other_address(client: &Client, watch: &WatchArgs) {
     let Some(wanted) = watch.metrics_addr else { return };
     let Ok(owner) = client.version().await else { return };
-    let is_wanted = |there: SocketAddr| there == wanted || (wanted.port() == 0 && there.ip() == wanted.ip());
-    if owner.metrics_addr.is_some_and(is_wanted) {
+    if owner.metrics_addr.is_some_and(|there| is_wanted(there, wanted)) {
         return;
     }
     let there = owner.metrics_addr.map_or_else(|| "no address".to_owned(), |address| address.to_string());

@@ -102,6 +102,12 @@ impl Watch {
     }
 }
 
+/// Whether metrics that are told at `there` are told where they are `wanted`. Port 0 is any.
+#[must_use]
+pub fn is_wanted(there: SocketAddr, wanted: SocketAddr) -> bool {
+    there == wanted || (wanted.port() == 0 && there.ip() == wanted.ip())
+}
+
 /// A socket that metrics are asked for on.
 #[derive(Debug)]
 pub struct WatchListener {
@@ -110,12 +116,11 @@ pub struct WatchListener {
 }
 
 impl WatchListener {
-    /// Whether `socket` is one on `address`, of which port 0 is any.
+    /// Whether `socket` is one on `address`, as [`is_wanted`] says.
     #[must_use]
     pub fn is_at(socket: &OwnedFd, address: SocketAddr) -> bool {
         let Ok(there) = rustix::net::getsockname(socket) else { return false };
-        SocketAddr::try_from(there)
-            .is_ok_and(|there| there == address || (address.port() == 0 && there.ip() == address.ip()))
+        SocketAddr::try_from(there).is_ok_and(|there| is_wanted(there, address))
     }
 
     /// One on `address`, or `kept`, which a process before this one had there.

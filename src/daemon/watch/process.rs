@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::base::clock;
+use crate::base::{clock, process};
 
 /// When this process began to serve.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +45,7 @@ impl Usage {
             resident_bytes,
             virtual_bytes,
             open_fds: open_fds as u64,
-            max_fds: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
+            max_fds: process::descriptor_limit().unwrap_or(u64::MAX),
         }
     }
 }

@@ -14,6 +14,8 @@ pub mod joined;
 pub mod limits;
 pub mod mapped;
 pub mod process;
+#[cfg(test)]
+pub(crate) mod program_file;
 pub mod redact;
 pub mod rel_path;
 

@@ -152,15 +152,14 @@ async fn ask(program: &Path) -> Result<Handover> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use crate::base::program_file::write_program;
 
     use super::*;
 
     async fn asked(script: &str) -> Result<Handover> {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("program");
-        crate::base::durable::write(&program, script.as_bytes()).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&program, script.as_bytes());
         ask(&program).await
     }
 

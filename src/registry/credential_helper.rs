@@ -158,8 +158,7 @@ async fn collect(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> std::io::Re
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
+    use crate::base::program_file::write_program;
 
     use super::*;
 
@@ -167,10 +166,7 @@ mod tests {
     fn helper(script: &str, timeout: Duration) -> (tempfile::TempDir, Helper) {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("docker-credential-test");
-        let mut file =
-            std::fs::OpenOptions::new().create_new(true).write(true).mode(0o755).open(&program).unwrap();
-        writeln!(file, "#!/bin/sh\n{script}").unwrap();
-        drop(file);
+        write_program(&program, format!("#!/bin/sh\n{script}\n").as_bytes());
         let helper = Helper {
             program: program.display().to_string(),
             server: "r.example".into(),
@@ -184,17 +180,7 @@ mod tests {
     fn get(script: &str, timeout: Duration) -> Result<Option<Secret>> {
         let (_keep, helper) = helper(script, timeout);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            loop {
-                match helper.get().await {
-                    // Another test's fork still holds the script open for writing.
-                    Err(error) if error.to_string().contains("Text file busy") => {
-                        tokio::task::yield_now().await
-                    }
-                    other => return other,
-                }
-            }
-        })
+        runtime.block_on(helper.get())
     }
 
     #[test]
@@ -240,7 +226,7 @@ mod tests {
             }
         };
         tokio::select! {
-            _ = helper.get() => panic!("it hangs"),
+            got = helper.get() => panic!("it hangs, and answered {got:?}"),
             () = started => {}
         }
         let pid = std::fs::read_to_string(&pid).unwrap();

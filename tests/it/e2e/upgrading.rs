@@ -1,6 +1,5 @@
 //! Another program goes on with what is mounted, under readers; one that cannot is gone back from.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Signal, kill_process};
@@ -9,6 +8,7 @@ use super::outliving::Scene;
 use crate::support::artifact::ModelArtifact;
 use crate::support::connection::Delivery;
 use crate::support::fault_registry::{Fault, FaultRegistry, Target};
+use crate::support::program_file::write_program;
 use crate::workplace::{Workplace, assert_done, assert_failed, json, stdout, wait_until};
 
 /// The version of the program that is tested, and another one of as many letters.
@@ -24,12 +24,12 @@ fn other_version(workplace: &Workplace) -> PathBuf {
         at += found;
         bytes[at..at + OTHER.len()].copy_from_slice(OTHER.as_bytes());
     }
-    workplace.put("other", &bytes);
-    executable(workplace.path("other"))
+    put_program(workplace, "other", &bytes)
 }
 
-fn executable(path: PathBuf) -> PathBuf {
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+fn put_program(workplace: &Workplace, name: &str, content: &[u8]) -> PathBuf {
+    let path = workplace.path(name);
+    write_program(&path, content);
     path
 }
 
@@ -38,8 +38,7 @@ pub(crate) fn liar(workplace: &Workplace, what: &str) -> PathBuf {
     let program = workplace.program.display();
     let script =
         format!("#!/bin/sh\ncase \"$2\" in --handover-version) exec {program} \"$@\";; esac\n{what}\n");
-    workplace.put("liar", script.as_bytes());
-    executable(workplace.path("liar"))
+    put_program(workplace, "liar", script.as_bytes())
 }
 
 fn upgrade(workplace: &Workplace, program: &Path) -> std::process::Output {
@@ -145,8 +144,7 @@ fn a_program_that_cannot_go_on_is_refused_before_anything_happens() {
     assert_failed(&upgrade(&workplace, Path::new("/bin/true")), 5, "is no refmount");
     assert_failed(&upgrade(&workplace, &workplace.path("missing")), 3, "cannot run");
     let says = r#"{"version":"9.8.7","numbering":99,"format":99}"#;
-    workplace.put("foreign", format!("#!/bin/sh\necho '{says}'\n").as_bytes());
-    let foreign = executable(workplace.path("foreign"));
+    let foreign = put_program(&workplace, "foreign", format!("#!/bin/sh\necho '{says}'\n").as_bytes());
     assert_failed(&upgrade(&workplace, &foreign), 5, "refmount 9.8.7 numbers files in another way");
     assert_eq!(workplace.server(), server);
     assert_eq!(std::fs::read(workplace.path("a/config.json")).unwrap(), b"{}\n");

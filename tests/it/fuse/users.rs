@@ -9,6 +9,7 @@ use refmount::fuse::{MOUNT_TYPE, mount_at, unmount_target};
 
 use super::content::Behaviour;
 use super::fixture::{Fixture, Options, SHARD, filesystem, run, start};
+use crate::support::program_file::write_program;
 use crate::support::unprivileged::{NOBODY, as_nobody, as_nobody_with_fuse, let_pass};
 
 #[test]
@@ -33,7 +34,7 @@ fn a_user_mounts_through_fusermount() {
         let directory = tempfile::tempdir().unwrap();
         let_pass(directory.path());
         let binary = directory.path().join("tests");
-        fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
+        write_program(&binary, &fs::read(std::env::current_exe().unwrap()).unwrap());
         let place = directory.path().join("place, with a comma");
         fs::create_dir(&place).unwrap();
         chown(&place, Some(NOBODY), Some(NOBODY)).unwrap();

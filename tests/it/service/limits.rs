@@ -7,6 +7,7 @@ use std::process::Command;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Daemon;
+use crate::support::program_file::write_program;
 use crate::support::unprivileged::{NEWS, as_user_with_fuse, let_pass};
 use crate::workplace::{Workplace, assert_done, assert_failed, mounts_below, shard, stdout, wait_until};
 
@@ -109,7 +110,7 @@ fn without_threads_mounts_are_refused_and_those_there_are_stay() {
     let_pass(workplace.directory.path());
     // The program must be where that user can get at it.
     let program = workplace.path("refmount");
-    std::fs::copy(&workplace.program, &program).unwrap();
+    write_program(&program, &std::fs::read(&workplace.program).unwrap());
     let user = format!("{NEWS}:{NEWS}");
     let owned = Command::new("chown").args(["-R", &user]).arg(workplace.directory.path()).status();
     assert!(owned.unwrap().success());

@@ -13,6 +13,8 @@ pub(crate) mod memory_source;
 pub(crate) mod nginx;
 pub(crate) mod pattern;
 pub(crate) mod producers;
+#[path = "../../../src/base/program_file.rs"]
+pub(crate) mod program_file;
 pub(crate) mod recording_proxy;
 pub(crate) mod seeds;
 pub(crate) mod signed_urls;

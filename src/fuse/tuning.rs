@@ -11,14 +11,15 @@ use super::greeting::Greeting;
 
 /// What makes reading faster or names cheaper; each is taken where the kernel has it.
 ///
-/// Not wanted: invalidation of pages when a time or size changes (nothing changes), and handles for NFS
+/// Not wanted: names without attributes, as the kernel asks for them from the second page of a directory on with
+/// `FUSE_READDIRPLUS_AUTO` (whoever lists a large directory with its attributes then causes a lookup for each
+/// entry, which costs more than it saves anybody); invalidation of pages when a time or size changes (nothing changes), and handles for NFS
 /// export (a name is needed to get in).
-const CAPABILITIES: [InitFlags; 11] = [
+const CAPABILITIES: [InitFlags; 10] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_MAX_PAGES,
     InitFlags::FUSE_EXPLICIT_INVAL_DATA,

@@ -203,6 +203,12 @@ impl Filesystem {
         Ok(file)
     }
 
+    /// Whether all of the tree is known.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.view.is_complete()
+    }
+
     /// Whether all files are known, and each is too small to be handed to the kernel: then nothing depends on which are open.
     #[must_use]
     pub fn has_only_small_files(&self) -> bool {

@@ -136,6 +136,22 @@ impl Adapter {
         self.runtime.spawn(async move { answer(fs.when_known(limit, operation).await) });
     }
 
+    /// Lets `answer` read the directory `ino`, once what it holds is known: where the kernel opens directories by
+    /// itself, a server that has just taken the mount over may not know it yet.
+    fn list(&self, ino: Ino, asked: Asked, answer: impl FnOnce(&Filesystem) + Send + 'static) {
+        let known = move |fs: &Filesystem| fs.read_directory(ino, 0, |_| false);
+        match known(&self.fs) {
+            Err(FsError::NotYet) => {
+                let fs = Arc::clone(&self.fs);
+                self.when_known(known, move |_| {
+                    answer(&fs);
+                    drop(asked);
+                });
+            }
+            _ => answer(&self.fs),
+        }
+    }
+
     fn read_file(&self, ino: Ino, offset: u64, length: u32, reply: ReplyData, asked: Asked) {
         let _runtime = self.runtime.enter();
         let (answer, reply) =
@@ -314,6 +330,11 @@ impl fuser::Filesystem for Adapter {
 
     fn opendir(&self, _: &Request, number: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         guarded(Operation::Opendir, |asked| {
+            // The kernel opens directories by itself from then on, with what it cached of them kept (linux/fuse.h,
+            // FUSE_NO_OPENDIR_SUPPORT): two requests less for each.
+            if self.fs.is_complete() {
+                return reply.error(Errno::ENOSYS);
+            }
             let open = move |fs: &Filesystem| fs.read_directory(ino(number), 0, |_| false);
             match open(&self.fs) {
                 // Once it is open, all that it holds is known.
@@ -327,16 +348,18 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        guarded(Operation::Readdir, |_asked| {
-            let read = self.fs.read_directory(ino(number), offset, |entry| {
-                let attributes = &entry.attributes;
-                let kind = file_type(attributes.kind);
-                !reply.add(INodeNo(attributes.ino.0), entry.next_offset, kind, entry.name)
+        guarded(Operation::Readdir, |asked| {
+            self.list(ino(number), asked, move |fs| {
+                let read = fs.read_directory(ino(number), offset, |entry| {
+                    let attributes = &entry.attributes;
+                    let kind = file_type(attributes.kind);
+                    !reply.add(INodeNo(attributes.ino.0), entry.next_offset, kind, entry.name)
+                });
+                match read {
+                    Ok(()) => reply.ok(),
+                    Err(error) => reply.error(errno(&error)),
+                }
             });
-            match read {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(&error)),
-            }
         });
     }
 
@@ -348,15 +371,17 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        guarded(Operation::Readdirplus, |_asked| {
-            let read = self.fs.read_directory(ino(number), offset, |entry| {
-                let attributes = file_attr(&entry.attributes);
-                !reply.add(attributes.ino, entry.next_offset, entry.name, &TTL, &attributes, GENERATION)
+        guarded(Operation::Readdirplus, |asked| {
+            self.list(ino(number), asked, move |fs| {
+                let read = fs.read_directory(ino(number), offset, |entry| {
+                    let attributes = file_attr(&entry.attributes);
+                    !reply.add(attributes.ino, entry.next_offset, entry.name, &TTL, &attributes, GENERATION)
+                });
+                match read {
+                    Ok(()) => reply.ok(),
+                    Err(error) => reply.error(errno(&error)),
+                }
             });
-            match read {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(&error)),
-            }
         });
     }
 

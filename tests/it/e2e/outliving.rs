@@ -259,3 +259,22 @@ fn an_owner_whose_servers_all_die_gives_up_and_can_be_told_to_try_again() {
     assert_done(&workplace.run(&["umount", "mnt"]));
     wait_until("the owner has ended", || workplace.processes().is_empty());
 }
+
+/// The kernel opens directories by itself once it was told that it may, also at a server that does not know yet what
+/// they hold.
+#[test]
+fn directories_are_listed_whole_while_the_next_server_reads_the_layers_again() {
+    let workplace = Workplace::new();
+    workplace.put_model();
+    (0..2000).for_each(|number| workplace.put(&format!("model/many/{number}"), b""));
+    assert_done(&workplace.run(&["pack", "--format", "tar+gzip", "model", "oci:layout:v1"]));
+    mount(&workplace, &[], &"oci:layout:v1".parse().unwrap(), "mnt");
+    let list = |name: &str| std::fs::read_dir(workplace.path(name)).unwrap().map(Result::unwrap).count();
+    // All is known after the first listing.
+    assert_eq!((list("mnt"), list("mnt")), (3, 3));
+    let server = workplace.server().unwrap();
+    std::fs::remove_dir_all(workplace.path("cache/v1/layers/sha256")).unwrap();
+    kill_process(server, Signal::KILL).unwrap();
+    assert_eq!(list("mnt/many"), 2000);
+    assert_eq!(list("mnt/weights"), 1);
+}

@@ -22,6 +22,10 @@ use super::map::{self, Header, Record, Salt};
 use super::owner::make_directory;
 use super::{SegmentId, SkipReason, Stored};
 
+/// Bytes of one write to a data file. The kernel takes one of 1 MiB into a folio of that size, which it fills at half the
+/// speed of smaller ones (Linux 6.18 on ext4: 2 GiB in 1.0 s of processor time rather than 0.42).
+const WRITE_BYTES: usize = 256 << 10;
+
 /// A segment and its files.
 #[derive(Debug)]
 pub(super) struct StoredSegment {
@@ -83,10 +87,10 @@ impl StoredSegment {
         let record = Record { durable: false, last_use: tick, digest: *digest.as_bytes() };
         let written = self.open_for_store(disk, incarnation).and_then(|files| {
             let Some(files) = files else { return Ok(false) };
-            let offset = chunk_range(chunk, self.bytes).start;
-            let write = files.data.write_all_at(data, offset).and_then(|()| {
-                files.map.write_all_at(&record.encode(self.salt, chunk), map::record_offset(chunk))
-            });
+            let write =
+                write_in_steps(&files.data, data, chunk_range(chunk, self.bytes).start).and_then(|()| {
+                    files.map.write_all_at(&record.encode(self.salt, chunk), map::record_offset(chunk))
+                });
             if write.is_err() {
                 // As if nothing had been written, as far as the disk lets us: the record first.
                 let cleared = files.map.write_all_at(&map::ABSENT, map::record_offset(chunk));
@@ -441,4 +445,10 @@ fn has_header(map: &File, header: &Header) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+fn write_in_steps(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
+    data.chunks(WRITE_BYTES)
+        .zip(0..)
+        .try_for_each(|(step, number)| file.write_all_at(step, offset + number * WRITE_BYTES as u64))
 }

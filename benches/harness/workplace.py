@@ -3,11 +3,15 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from .processes import CommandLog, Commands
 
 READ_BYTES = 1 << 20
+
+# More than the pages of the cache, of the mount and of what reads through it together.
+TOUCHED_BYTES = 5 << 30
 
 # What contestants run; in memory at their start, as programs that are in use are.
 PROGRAMS = ["cat", "curl", "find", "fio", "fusermount3", "gzip", "igzip", "pigz", "rclone", "skopeo", "tar"]
@@ -56,12 +60,28 @@ class Workplace:
             read_through(program if program is self.refmount else shutil.which(program))
             version = "version" if program == "rclone" else "--version"
             subprocess.run([program, version], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        touch_memory()
 
     def forget_pages(self):
         os.sync()
         if self.drops_page_cache:
             with open("/proc/sys/vm/drop_caches", "w") as file:
                 file.write("3")
+
+
+def touch_memory():
+    """Has the host of a virtual machine give it the memory that it may use next. Where free pages are handed back to the
+    host (free page reporting), the first touch of each costs many times what a write to it does, so that whoever
+    comes after a pause, or uses more pages, would be measured by that."""
+    touched = min(TOUCHED_BYTES, available_bytes() // 2)
+    flags = "mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE"
+    # In a process of its own: what is started later would inherit the peak.
+    subprocess.run([sys.executable, "-c", f"import mmap; mmap.mmap(-1, {touched}, flags={flags})"], check=True)
+
+
+def available_bytes():
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
 
 
 def read_through(path):

@@ -15,6 +15,7 @@ from harness.data import safetensors_header
 from harness.figures import Figure, Results, Spread
 from harness.mounted import Mounted
 from harness.processes import CommandLog, Commands
+from harness.profile import Profile
 from harness.targets import FIGURES, peak_of_each_case
 
 
@@ -27,6 +28,14 @@ def records(contestant, metric, values, case="case"):
 
 CASE = Case("case", "A <case>", {"refmount": None, "curl": None}, "curl", ["total_seconds"])
 RECORDS = records("refmount", "total_seconds", [3.0, 1.0, 2.0]) + records("curl", "total_seconds", [5.0, 4.0, 3.0])
+
+
+class Profiles(unittest.TestCase):
+    def test_shares_are_of_the_time_that_was_not_idle_and_of_threads_that_do_the_same(self):
+        shares = Profile(["swapper;idle 900", "fuser-0;main;read 10", "fuser-3;main;read 20", "cat;[k];copy 69", "sh;fork 1"])
+        self.assertEqual(shares.markdown()[2:], [
+            "| 69% | cat | `copy` 69.0% |", "| 30% | fuser | `read` 30.0% |", "| 1% | sh | `fork` 1.0% |",
+        ])
 
 
 class Figures(unittest.TestCase):

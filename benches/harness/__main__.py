@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -19,7 +20,9 @@ from .cases import all_cases
 from .contestants import Bench
 from .data import SHARDS, Data
 from .mounted import end_owner
+from .profile import profile
 from .servers import Servers
+from .targets import is_ours
 from .workplace import Workplace
 
 NEEDS_FULL_CACHE = ("again", "fio")
@@ -29,6 +32,8 @@ def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures refmount beside what else does the job.")
     parser.add_argument("--quick", action="store_true", help="smaller data and 3 rounds: a few minutes")
     parser.add_argument("--rounds", type=int, help="5, or 3 with --quick")
+    parser.add_argument("--profile", action="store_true",
+                        help="each of our own once more after the rounds, under perf: a flame graph and the largest shares")
     parser.add_argument("--name", help="of the results: benches/results/DATE-NAME (full, quick, or the names of the cases)")
     parser.add_argument("--programs", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--interpreter", required=True, help=argparse.SUPPRESS)
@@ -51,6 +56,8 @@ def default_name(parsed):
 def main():
     options = arguments()
     cases = [case for case in all_cases() if not options.cases or case.name in options.cases]
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        sys.exit("/dev/fuse is missing or not for this user: without it nothing is mounted, and nothing measured")
     # Ended from outside, it ends what it has started too.
     for number in (signal.SIGTERM, signal.SIGHUP):
         # Under nohup it goes on.
@@ -80,13 +87,19 @@ def main():
             bench = Bench(workplace, servers, data)
             if names & set(NEEDS_FULL_CACHE):
                 bench.fill_cache()
-            records, commands = run_rounds(bench, cases, options.rounds)
+            directory = workplace.repository / "benches/results" / facts["name"]
+            records, commands = [], {}
+            for number in range(options.rounds):
+                run_round(bench, cases, f"{number + 1}/{options.rounds}", number, records, commands)
+                # A run that is ended early leaves the rounds that it had.
+                write(directory, {**facts, "rounds": number + 1}, cases, records, commands)
+            if options.profile:
+                run_profiles(bench, cases, directory)
         finally:
             workplace.commands.end()
             servers.stop()
             clean_up_mounts(workplace)
-    directory = workplace.repository / "benches/results" / facts["name"]
-    write(directory, facts, cases, records, commands)
+    print("\n" + (directory / "README.md").read_text().split("## Figures to reach")[1].split("\n## ")[0].strip())
     if not options.quick and not options.cases:
         micro_benchmarks(workplace.repository, directory / "micro.txt")
     print(f"\nwritten to {directory}")
@@ -97,28 +110,40 @@ def without_hidden(argv):
     return [word for before, word in zip(["", *argv], argv) if word not in hidden and before not in hidden]
 
 
-def run_rounds(bench, cases, rounds):
-    records, commands = [], {}
-    for number in range(rounds):
-        for case in cases:
-            names = list(case.contestants)
-            # Each begins in turn, and in every other turn the rest comes in the opposite order.
-            names = names[number % len(names):] + names[:number % len(names)]
-            if number // len(names) % 2:
-                names.reverse()
-            for name in names:
-                begun = time.perf_counter()
-                bench.log.take()
-                metrics = case.contestants[name](bench)
-                commands.setdefault(f"{case.name}/{name}", bench.log.take())
-                records.append({"round": number + 1, "case": case.name, "contestant": name, "metrics": metrics})
-                values = ", ".join(
-                    f"{metric} {report.shown(metric, metrics[metric])}"
-                    for metric in case.shown_metrics[:2] if metric in metrics
-                )
-                took = time.perf_counter() - begun
-                print(f"{number + 1}/{rounds} {case.name}: {name}: {values} [{took:.1f} s]", file=sys.stderr, flush=True)
-    return records, commands
+def run_round(bench, cases, label, number, records, commands):
+    """Adds to `records` what each contestant does, and to `commands` what it runs."""
+    for case in cases:
+        names = list(case.contestants)
+        # Each begins in turn, and in every other turn the rest comes in the opposite order.
+        names = names[number % len(names):] + names[:number % len(names)]
+        if number // len(names) % 2:
+            names.reverse()
+        for name in names:
+            begun = time.perf_counter()
+            bench.log.take()
+            metrics = case.contestants[name](bench)
+            commands.setdefault(f"{case.name}/{name}", bench.log.take())
+            records.append({"round": number + 1, "case": case.name, "contestant": name, "metrics": metrics})
+            values = ", ".join(
+                f"{metric} {report.shown(metric, metrics[metric])}"
+                for metric in case.shown_metrics[:2] if metric in metrics
+            )
+            took = time.perf_counter() - begun
+            print(f"{label} {case.name}: {name}: {values} [{took:.1f} s]", file=sys.stderr, flush=True)
+
+
+def run_profiles(bench, cases, directory):
+    """Flame graphs of our own in `profiles`, and beside them what had the largest shares."""
+    profiles = directory / "profiles"
+    profiles.mkdir()
+    lines = ["# Where the time of the processors goes", "", report.PROFILES_PREFACE]
+    for case in cases:
+        for name in filter(is_ours, case.contestants):
+            print(f"profile of {case.name}: {name}", file=sys.stderr, flush=True)
+            file = re.sub("[^a-z0-9]+", "-", f"{case.name} {name}".lower()) + ".svg"
+            shares = profile(bench.workplace, f"{case.title}: {name}", lambda: case.contestants[name](bench), profiles / file)
+            lines += ["", f"## {case.title}: {name}", "", f"![flame graph]({file})", "", *shares.markdown()]
+    (profiles / "README.md").write_text("\n".join(lines) + "\n")
 
 
 def clean_up_mounts(workplace):
@@ -141,12 +166,10 @@ def write(directory: Path, facts, cases, records, commands):
     directory.mkdir(parents=True)
     raw = {"facts": facts, "results": records, "commands": commands}
     (directory / "results.json").write_text(json.dumps(raw, indent=1) + "\n")
-    table = report.markdown(facts, cases, records, commands)
-    (directory / "README.md").write_text(table)
+    (directory / "README.md").write_text(report.markdown(facts, cases, records, commands))
     title = f"Ratio to the baseline: {facts['model']}, {facts['rounds']} rounds, {facts['name']}"
     (directory / "chart.svg").write_text(chart.svg(title, cases, records))
     (directory / "overview.svg").write_text(chart.overview(title, cases, records))
-    print(table.split("## Figures to reach")[1].split("\n## ")[0].strip())
 
 
 def micro_benchmarks(repository, file):

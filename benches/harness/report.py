@@ -6,6 +6,12 @@ from .targets import FIGURES, MIB_MAX, is_ours, peak_of_each_case
 # What else was counted stands in the raw results.
 DETAILS = ["cpu_seconds", "peak_mib"]
 
+PROFILES_PREFACE = (
+    "Of one run of each after the rounds, sampled by perf from when everything is cold until all is unmounted. Shares are "
+    "of the time in which a processor did anything. `tokio-rt-worker` is what fetches, digests chunks and writes them to the "
+    "cache, `fuser` what answers the kernel, `check` what compares a complete blob with its digest."
+)
+
 
 def number(value):
     if value == 0:

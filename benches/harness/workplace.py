@@ -42,6 +42,8 @@ class Workplace:
         self.scratch = self.root / "scratch"
         self.mounts = self.root / "mounts"
         self.mounts.mkdir()
+        # Called when a contestant finds all as it should.
+        self.when_cold = None
         self.drops_page_cache = os.access("/proc/sys/vm/drop_caches", os.W_OK)
 
     def start_cold(self, *in_memory):
@@ -61,6 +63,8 @@ class Workplace:
             version = "version" if program == "rclone" else "--version"
             subprocess.run([program, version], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         touch_memory()
+        if self.when_cold:
+            self.when_cold()
 
     def forget_pages(self):
         os.sync()

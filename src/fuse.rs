@@ -8,6 +8,7 @@
 
 mod adapter;
 mod attachment;
+mod buffers;
 mod convert;
 mod device;
 mod fusermount;

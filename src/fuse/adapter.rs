@@ -3,7 +3,6 @@
 //! Nothing here waits for the network: see `read`. A handler that panics answers EIO and the rest goes on;
 //! fuser would lose the thread.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,6 +25,7 @@ use crate::fs::{Attributes, Filesystem, FsError, FsResult, Handed, OpenFiles, Op
 use crate::layer::FileBody;
 use crate::tree::Ino;
 
+use super::buffers::with_buffer;
 use super::convert::{TTL, errno, file_attr, file_type, no_entry};
 use super::device::{Backing, Device};
 use super::greeting::Greeting;
@@ -40,11 +40,6 @@ const NOT_COUNTED: FileHandle = FileHandle(1);
 
 /// Inode numbers are never given to another inode.
 const GENERATION: Generation = Generation(0);
-
-thread_local! {
-    /// The bytes of one reply, kept from read to read.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// See the module's text. Clones are the same mount, each for a queue of its own.
 #[derive(Clone, Debug)]
@@ -155,7 +150,7 @@ impl Adapter {
     fn read_file(&self, ino: Ino, offset: u64, length: u32, reply: ReplyData, asked: Asked) {
         let _runtime = self.runtime.enter();
         let (answer, reply) =
-            BUFFER.with_borrow_mut(|buffer| match self.fs.read_cached(ino, offset, length, buffer) {
+            with_buffer(length as usize, |buffer| match self.fs.read_cached(ino, offset, length, buffer) {
                 Ok(true) => {
                     reply.data(buffer);
                     (Ok(true), None)

@@ -14,6 +14,7 @@ use refmount::oci::SourceRef;
 use super::{SEED, mount, registry, seed, status};
 use crate::support::artifact::documents;
 use crate::support::pattern::Pattern;
+use crate::support::program_file::write_program;
 use crate::support::unprivileged::{NOBODY, as_nobody_with_fuse, let_pass};
 use crate::workplace::{Workplace, assert_done, wait_until};
 
@@ -113,8 +114,9 @@ fn a_user_mounts_through_fusermount_and_reads_little() {
         let directory = tempfile::tempdir().unwrap();
         let_pass(directory.path());
         let copy = |name: &str, from: &std::path::Path| {
-            std::fs::copy(from, directory.path().join(name)).unwrap();
-            directory.path().join(name)
+            let path = directory.path().join(name);
+            write_program(&path, &std::fs::read(from).unwrap());
+            path
         };
         let tests = copy("tests", &std::env::current_exe().unwrap());
         let program = copy("refmount", env!("CARGO_BIN_EXE_refmount").as_ref());

@@ -150,10 +150,10 @@ async fn a_body_that_trickles_is_not_cut_by_a_total_timeout() {
 #[tokio::test]
 async fn a_registry_that_is_gone_is_unavailable() {
     let artifact = small();
-    let registry = FaultRegistry::with(&artifact);
+    let mut registry = FaultRegistry::with(&artifact);
     let (source, host) = (source(&registry), registry.host().to_owned());
     assert_reads(&*source, &artifact, 0..10).await;
-    drop(registry);
+    registry.go_away();
     let error = read(&*source, &artifact, 0..10).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert_says(&error, &[&host, "bytes 0-9"]);

@@ -6,6 +6,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::port::Port;
+
 /// How the registries are called.
 const NAMES: [char; 3] = ['A', 'B', 'C'];
 
@@ -14,7 +16,7 @@ const NAMES: [char; 3] = ['A', 'B', 'C'];
 pub(crate) struct EmptyRegistries {
     addresses: Vec<SocketAddr>,
     /// A port at which nobody listens.
-    closed: SocketAddr,
+    closed: Port,
     log: Arc<Mutex<Vec<String>>>,
 }
 
@@ -33,13 +35,13 @@ impl EmptyRegistries {
             address
         };
         let addresses = NAMES.map(listen).to_vec();
-        let closed = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
-        Self { addresses, closed, log }
+        Self { addresses, closed: Port::new(), log }
     }
 
     /// `text` with the registries' addresses for `{A}`, `{B}` and `{C}`, and with the closed port for `{X}`.
     pub(crate) fn filled_in(&self, text: &str) -> String {
-        let places = NAMES.iter().zip(&self.addresses).chain([(&'X', &self.closed)]);
+        let closed = self.closed.address();
+        let places = NAMES.iter().zip(&self.addresses).chain([(&'X', &closed)]);
         places.fold(text.to_owned(), |text, (name, address)| {
             text.replace(&format!("{{{name}}}"), &address.to_string())
         })

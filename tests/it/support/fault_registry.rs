@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::artifact::{ModelArtifact, digest_of};
 use super::connection::{Answer, Connection, Delivery, Request};
+use super::port::Port;
 use super::producers::Product;
 
 /// The repository that everything is in.
@@ -135,18 +136,17 @@ pub(crate) struct FaultRegistry {
 struct Server {
     registry: String,
     store: String,
+    /// Of the registry and of the store. Nobody else listens there while they are away.
+    ports: [Port; 2],
     state: Mutex<State>,
 }
 
 impl FaultRegistry {
     pub(crate) fn start() -> Self {
-        let (registry, store) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
-        let server = Arc::new(Server {
-            registry: registry.local_addr().unwrap().to_string(),
-            store: store.local_addr().unwrap().to_string(),
-            state: Mutex::default(),
-        });
-        let (stop, thread) = serve(&server, registry, store);
+        let ports = [Port::new(), Port::new()];
+        let [registry, store] = [0, 1].map(|at: usize| ports[at].address().to_string());
+        let server = Arc::new(Server { registry, store, ports, state: Mutex::default() });
+        let (stop, thread) = serve(&server);
         Self { server, stop: Some(stop), thread: Some(thread) }
     }
 
@@ -250,8 +250,7 @@ impl FaultRegistry {
 
     /// Is there again, at the same address.
     pub(crate) fn come_back(&mut self) {
-        let server = &self.server;
-        let (stop, thread) = serve(server, bind(&server.registry), bind(&server.store));
+        let (stop, thread) = serve(&self.server);
         (self.stop, self.thread) = (Some(stop), Some(thread));
     }
 
@@ -289,17 +288,8 @@ impl Drop for FaultRegistry {
     }
 }
 
-fn bind(address: &str) -> std::net::TcpListener {
-    let listener = std::net::TcpListener::bind(address).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    listener
-}
-
-fn serve(
-    server: &Arc<Server>,
-    registry: std::net::TcpListener,
-    store: std::net::TcpListener,
-) -> (oneshot::Sender<()>, JoinHandle<()>) {
+fn serve(server: &Arc<Server>) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let [registry, store] = server.ports.each_ref().map(Port::listen);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (stop, stopped) = oneshot::channel();
     let shared = Arc::clone(server);
@@ -312,6 +302,7 @@ fn serve(
 }
 
 async fn accept(server: Arc<Server>, listener: std::net::TcpListener, is_store: bool) {
+    listener.set_nonblocking(true).unwrap();
     let listener = TcpListener::from_std(listener).unwrap();
     while let Ok((stream, _)) = listener.accept().await {
         let server = Arc::clone(&server);

@@ -12,6 +12,7 @@ pub(crate) mod http_server;
 pub(crate) mod memory_source;
 pub(crate) mod nginx;
 pub(crate) mod pattern;
+pub(crate) mod port;
 pub(crate) mod producers;
 #[path = "../../../src/base/program_file.rs"]
 pub(crate) mod program_file;

@@ -1,20 +1,18 @@
 //! nginx, on a free port and with nothing of the machine's own: what nodes have before their registries.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 
 use rustix::process::geteuid;
 use tempfile::TempDir;
 
+use super::port::Port;
 use super::supervised::{Supervised, put};
-
-/// Ports that are tried: another program may take one before nginx does.
-const PORTS_MAX: usize = 5;
 
 /// A running nginx; ends with this value, and cuts off whom it is serving.
 #[derive(Debug)]
 pub(crate) struct Nginx {
     _server: Supervised,
+    _port: Port,
     host: String,
     access_log: PathBuf,
 }
@@ -33,23 +31,20 @@ impl Nginx {
     /// Starts one that listens as `listen` says after its address (`ssl`, or nothing), with `server` as the content of
     /// its server block, and waits until it listens.
     pub(crate) fn start(listen: &str, server: &str) -> Self {
-        let mut said = String::new();
-        for _ in 0..PORTS_MAX {
-            let free = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-            let host = free.local_addr().unwrap().to_string();
-            drop(free);
-            let directory = tempfile::Builder::new().prefix("refmount-nginx-").tempdir().unwrap();
-            let configuration = configuration(&directory, &format!("{host} {listen}"), server);
-            put(directory.path(), "nginx.conf", &configuration);
-            let access_log = directory.path().join("access.log");
-            let prefix = directory.path().to_str().unwrap().to_owned();
-            let command = ["nginx", "-e", "stderr", "-p", &prefix, "-c", "nginx.conf"];
-            match Supervised::start(directory, &command, "start worker process ") {
-                Ok((started, _)) => return Self { _server: started, host, access_log },
-                Err(why) => said += &why,
+        let port = Port::new();
+        let host = port.address().to_string();
+        let directory = tempfile::Builder::new().prefix("refmount-nginx-").tempdir().unwrap();
+        let configuration = configuration(&directory, &format!("{host} {listen}"), server);
+        put(directory.path(), "nginx.conf", &configuration);
+        let access_log = directory.path().join("access.log");
+        let prefix = directory.path().to_str().unwrap().to_owned();
+        let command = ["nginx", "-e", "stderr", "-p", &prefix, "-c", "nginx.conf"];
+        match Supervised::start(directory, &command, "start worker process ") {
+            Ok((server, _)) => Self { _server: server, _port: port, host, access_log },
+            Err(said) => {
+                panic!("nginx ended; is it there? scripts/test installs it, or apt-get does: {said}")
             }
         }
-        panic!("nginx ended; is it there? scripts/test installs it, or apt-get does: {said}");
     }
 
     /// One that passes everything on to `upstream`, an address and a port, with `settings` in its server block.

@@ -68,7 +68,7 @@ fn status(workplace: &Workplace, target: &str) -> Value {
 /// Runs a Python script that is bounded in what it does, and returns what it printed. A hang ends it too.
 fn python(interpreter: &Path, script: &str, arguments: &[&str]) -> String {
     let mut command = Command::new("timeout");
-    command.args(["--signal=KILL", "300"]).arg(interpreter).args(["-c", script]).args(arguments);
+    command.args(["--signal=KILL", "900"]).arg(interpreter).args(["-c", script]).args(arguments);
     let output = command.output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}: {out}{err}", shown(output.status));

@@ -55,7 +55,7 @@ fn connections(process: &str) -> HashSet<String> {
 pub(super) fn assert_none(workplace: &Workplace, before: &Open) {
     let mut now = Open::of(workplace);
     // What was closed last is on its way.
-    for _ in 0..250 {
+    for _ in 0..6000 {
         if now == *before {
             break;
         }

@@ -63,7 +63,7 @@ impl Scene {
     pub(super) fn start_readers(&self) -> Readers {
         let [begun, stop, report] = ["begun", "stop", "report"].map(|name| self.workplace.path(name));
         let mut command = Command::new("timeout");
-        command.args(["--signal=KILL", "500", "python3", "-c", READERS]).arg(&begun).arg(&stop).arg(&report);
+        command.args(["--signal=KILL", "1500", "python3", "-c", READERS]).arg(&begun).arg(&stop).arg(&report);
         for (mounted, source) in &self.pairs {
             command.arg(format!("{}={}", mounted.display(), source.display()));
         }

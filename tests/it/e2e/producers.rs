@@ -166,7 +166,7 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/e2e/producer
 fn produce(workplace: &Workplace, arguments: &[&str]) {
     let python = Path::new(env!("CARGO_TARGET_TMPDIR")).join("producers-env/bin/python3");
     assert!(python.exists(), "{} is missing; scripts/python-packages makes it", python.display());
-    let mut command = workplace.command_of("timeout", &["--signal=KILL", "300"]);
+    let mut command = workplace.command_of("timeout", &["--signal=KILL", "900"]);
     command.arg(python).arg(SCRIPT).args(arguments).env("HOME", workplace.directory.path());
     assert_done(&command.output().unwrap());
 }

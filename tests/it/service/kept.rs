@@ -19,7 +19,7 @@ pub(super) fn under_readers(workplace: &Workplace, work: impl FnOnce()) {
     let mounted = workplace.path("a/weights/model.safetensors");
     let source = workplace.path("model/weights/model.safetensors");
     let mut command = Command::new("timeout");
-    command.args(["--signal=KILL", "300", "python3", "-c", READERS]).arg(&begun).arg(&stop).arg(&report);
+    command.args(["--signal=KILL", "900", "python3", "-c", READERS]).arg(&begun).arg(&stop).arg(&report);
     let mut readers = command.arg(format!("{}={}", mounted.display(), source.display())).spawn().unwrap();
     wait_until("all readers read", || begun.exists());
     work();

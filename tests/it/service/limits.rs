@@ -115,7 +115,7 @@ fn without_threads_mounts_are_refused_and_those_there_are_stay() {
     let owned = Command::new("chown").args(["-R", &user]).arg(workplace.directory.path()).status();
     assert!(owned.unwrap().success());
     let as_user = as_user_with_fuse(NEWS, &workplace.path("dev"), "sh");
-    let mut command = workplace.command_of("timeout", &["--signal=KILL", "120"]);
+    let mut command = workplace.command_of("timeout", &["--signal=KILL", "600"]);
     command.arg(as_user.get_program()).args(as_user.get_args());
     let output = command.args(["-c", FEW_THREADS, "sh"]).arg(&program).output().unwrap();
     assert_done(&output);

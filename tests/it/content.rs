@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use crate::support::memory_source::{Fault, MemorySource};
 
 pub const SETTINGS: ContentSettings =
-    ContentSettings { verify_before_read: false, whole_files: false, read_timeout: Duration::from_secs(5) };
+    ContentSettings { verify_before_read: false, whole_files: false, read_timeout: Duration::from_secs(60) };
 
 /// The file that layer `layer` is. Content takes what a mount's tree says of a raw layer for granted.
 pub fn body(layer: usize) -> FileBody {
@@ -32,13 +32,21 @@ pub fn random_bytes(seed: u64, bytes: u64) -> Vec<u8> {
     data
 }
 
+/// Tasks of one that was opened there before may hold the directory for a moment longer.
 pub fn open_cache(directory: &TempDir, chunks: u64) -> Arc<Cache> {
-    Cache::open(CacheSettings {
+    let settings = CacheSettings {
         directory: directory.path().join("cache"),
         bytes_max: chunks * CHUNK_BYTES,
         free_space_min: FreeSpaceFloor::Bytes(0),
-    })
-    .unwrap()
+    };
+    // Each attempt waits for a second itself.
+    for _ in 0..60 {
+        match Cache::open(settings.clone()) {
+            Err(error) if error.kind() == ErrorKind::Busy => {}
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("the cache is never given back");
 }
 
 /// One blob, its source and a content over a fresh cache.
@@ -83,8 +91,9 @@ impl Setting {
     }
 }
 
-async fn until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..2000 {
+/// Waits for what comes about on its own time; fails the test after a time that no machine needs.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..24_000 {
         if condition() {
             return;
         }
@@ -196,7 +205,7 @@ async fn a_broken_body_is_resumed_at_the_next_byte() {
 async fn a_source_that_breaks_off_every_body_does_not_use_up_the_patience_of_its_readers() {
     let setting = Setting::new(12 * CHUNK_BYTES);
     setting.source.schedule([Fault::Truncated(CHUNK_BYTES + 1); 12]);
-    let content = setting.content(ContentSettings { read_timeout: Duration::from_secs(2), ..SETTINGS });
+    let content = setting.content(ContentSettings { read_timeout: Duration::from_secs(8), ..SETTINGS });
     content.fill(&body(0)).await.unwrap();
     setting.read_all(&content).await;
 }
@@ -216,7 +225,7 @@ async fn a_source_that_ignores_ranges_is_read_whole_and_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stays_away_ends_in_an_error_that_names_it() {
     let setting = Setting::new(3 * CHUNK_BYTES);
-    let settings = ContentSettings { read_timeout: Duration::from_millis(300), ..SETTINGS };
+    let settings = ContentSettings { read_timeout: Duration::from_secs(2), ..SETTINGS };
     let content = setting.content(settings);
     setting.source.schedule([Fault::Refused(ErrorKind::Unavailable); 100]);
     let error = content.read(&body(0), CHUNK_BYTES..CHUNK_BYTES + 1).await.unwrap_err();
@@ -419,7 +428,7 @@ async fn readers_of_what_a_later_proof_disproves_are_told() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), told_within).await.expect("they are told");
+        tokio::time::timeout(Duration::from_secs(60), told_within).await.expect("they are told");
         assert!(read().await == setting.data[..CHUNK_BYTES as usize]);
     }
 }

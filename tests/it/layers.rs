@@ -14,7 +14,7 @@ use refmount::registry::BlobSource;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
-use crate::content::{SETTINGS, open_cache, random_bytes};
+use crate::content::{SETTINGS, open_cache, random_bytes, until};
 use crate::support::memory_source::MemorySource;
 
 mod compressed;
@@ -179,14 +179,4 @@ pub(super) fn watch_names(layer: &Content) -> Arc<std::sync::Mutex<Vec<String>>>
         }),
     );
     names
-}
-
-pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..3000 {
-        if condition() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{what}: not within 30 s");
 }

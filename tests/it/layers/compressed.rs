@@ -2,7 +2,10 @@
 
 use super::*;
 
+use refmount::base::ErrorKind;
 use refmount::content::Standing;
+
+use crate::support::memory_source::Fault;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_gives_every_file_and_proves_all_of_them() {
@@ -115,10 +118,11 @@ async fn a_cache_that_is_too_small_for_the_layer_still_serves_all_of_it() {
 async fn watchers_are_told_the_entries_in_the_order_of_the_stream() {
     let site = Site::new(sample(Packing::Gzip));
     // So that the pass begins when everybody watches.
-    site.source.schedule([crate::support::memory_source::Fault::Busy(Duration::from_millis(300))]);
+    site.source.schedule(vec![Fault::Refused(ErrorKind::Unavailable); 10_000]);
     let layers = site.layers(&site.cache(64));
     let mount = site.open(&layers);
     let names = watch_names(&mount.content);
+    site.source.clear_faults();
     mount.index().await;
     let expected: Vec<&str> = site.sample.files.iter().map(|(name, _)| *name).collect();
     assert_eq!(*names.lock().unwrap(), expected);

@@ -10,7 +10,7 @@ use refmount::oci::{Descriptor, WantedPlatform, media_type};
 use refmount::registry::{BlobBody, BlobSource, RawManifest};
 use serde_json::{Value, json};
 
-use super::{CONFIG, HASTY, MIB, OTHER, PATIENT, SHARD, Site};
+use super::{CONFIG, MIB, OTHER, PATIENT, SHARD, Site};
 use crate::support::artifact::{ARTIFACT_TYPE, ModelArtifact, digest_of};
 use crate::support::fault_registry::{Fault, Target};
 use crate::workplace::{assert_failed, stderr, wait_until};
@@ -35,7 +35,7 @@ fn wrong_bytes_of_a_complete_blob_are_dropped_counted_and_fetched_again() {
 
 #[test]
 fn a_blob_that_stays_wrong_is_an_error_and_not_cached() {
-    let site = Site::mounted(&[HASTY]);
+    let site = Site::mounted(&[PATIENT]);
     site.registry.faults(Target::Blob, 0, usize::MAX, Fault::WrongByte(5));
     wait_until("the blob is rejected for good", || {
         let _ = content(&site, CONFIG);
@@ -233,7 +233,7 @@ fn a_layer_of_another_size_than_its_descriptors_is_never_data() {
                 "annotations": { "org.cncf.model.filepath": CONFIG },
             }),
         );
-        site.mount(&[HASTY]);
+        site.mount(&[PATIENT]);
         site.assert_fails(CONFIG, 0, &[&format!("a total of 300 bytes where the descriptor says {wrong}")]);
     }
 }

@@ -68,7 +68,7 @@ fn a_registry_without_ranges_is_read_whole_and_once() {
 /// A proxy that cuts long bodies makes no progress however often it is asked.
 #[test]
 fn a_registry_without_ranges_that_always_breaks_off_is_given_up() {
-    let site = Site::mounted(&["--read-timeout=3"]);
+    let site = Site::mounted(&["--read-timeout=6"]);
     site.registry.faults(Target::Blob, 0, usize::MAX, Fault::IgnoredRangeCut(3 * MIB as usize + 7));
     site.assert_reads(SHARD, 2 * MIB..2 * MIB + 10);
     site.assert_fails(SHARD, 9 * MIB, &["truncated after 3145735 of 12587233 bytes"]);
@@ -147,15 +147,15 @@ fn a_truncated_body_is_resumed_at_the_next_byte() {
 /// In all it takes longer than a read may wait for nothing.
 #[test]
 fn a_body_that_trickles_is_waited_for() {
-    let site = Site::mounted(&["--read-timeout=3"]);
-    let trickle = Delivery::Trickle(1 << 16, Duration::from_millis(300));
+    let site = Site::mounted(&["--read-timeout=6"]);
+    let trickle = Delivery::Trickle(1 << 16, Duration::from_millis(500));
     site.registry.fault(Target::Blob, Fault::Delivery(trickle));
     site.assert_reads(SHARD, 0..10);
 }
 
 #[test]
 fn a_body_that_stalls_is_taken_up_again() {
-    let site = Site::mounted(&["--read-timeout=6"]);
+    let site = Site::mounted(&["--read-timeout=15"]);
     site.registry.fault(Target::Blob, Fault::Delivery(Delivery::Stall(500_000)));
     site.assert_reads(SHARD, 0..MIB);
     let starts: Vec<u64> = site.ranges(SHARD).iter().map(|range| range.start).collect();
@@ -171,7 +171,7 @@ fn a_registry_that_only_stalls_is_an_error_in_time() {
 
 #[test]
 fn while_the_registry_is_gone_what_is_cached_is_read_and_its_return_is_noticed() {
-    let mut site = Site::mounted(&["--read-timeout=3"]);
+    let mut site = Site::mounted(&["--read-timeout=6"]);
     site.assert_reads(SHARD, 3 * MIB..4 * MIB);
     site.registry.go_away();
     site.assert_reads(SHARD, 3 * MIB..4 * MIB);

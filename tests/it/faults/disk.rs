@@ -45,7 +45,12 @@ fn end_owner(site: &Site, signal: Signal) {
 fn after_a_kill_everything_whole_is_used_again_and_nothing_else() {
     let site = Site::mounted(&[PATIENT]);
     site.assert_reads(SHARD, 0..2 * MIB);
-    let mut whole = site.status_of(SHARD)["cached_bytes"].as_u64().unwrap();
+    let mut whole = 0;
+    wait_until("what came is stored", || {
+        let (status, came) = (site.status_of(SHARD), site.status()["network_bytes"].as_u64().unwrap());
+        whole = status["cached_bytes"].as_u64().unwrap();
+        whole >= 2 * MIB && whole == came
+    });
     for round in 1..5 {
         thread::scope(|scope| {
             let readers: Vec<_> = (0..4)
@@ -142,6 +147,11 @@ impl Drop for Disk {
     }
 }
 
+/// Removes a directory in which something may still be written.
+pub(super) fn remove(directory: &Path) {
+    wait_until("all of it is removed", || fs::remove_dir_all(directory).is_ok() || !directory.exists());
+}
+
 /// Leaves no room on the disk of `directory`.
 pub(super) fn fill(directory: &Path) {
     let filler = fs::File::create(directory.join("filler")).unwrap();
@@ -193,7 +203,9 @@ fn with_a_read_only_disk_everything_is_read() {
     wait_until("it is mounted", || site.path(CONFIG).exists());
     site.assert_reads(SHARD, 3 * MIB..4 * MIB);
     wait_until("the chunk is stored", || site.status_of(SHARD)["cached_bytes"] == MIB);
-    rustix::mount::mount_remount(&disk.0, MountFlags::RDONLY, "").unwrap();
+    wait_until("nothing is open for writing", || {
+        rustix::mount::mount_remount(&disk.0, MountFlags::RDONLY, "").is_ok()
+    });
     let fetched = site.ranges(SHARD).len();
     site.assert_reads(SHARD, 3 * MIB..4 * MIB);
     assert_eq!(site.ranges(SHARD).len(), fetched, "what is cached is still read from the cache");
@@ -213,11 +225,11 @@ fn with_the_cache_directory_removed_everything_is_read_and_umount_works() {
     let socket = cache.join("control.sock");
     // The socket is how status is asked for.
     for entry in fs::read_dir(cache.join("v1")).unwrap() {
-        fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        remove(&entry.unwrap().path());
     }
     assert!(socket.exists());
     site.assert_reads_whole(SHARD);
-    fs::remove_dir_all(&cache).unwrap();
+    remove(&cache);
     site.assert_reads_whole(OTHER);
     site.assert_reads_whole(SHARD);
     assert!(!cache.exists(), "another process may own what comes there next");

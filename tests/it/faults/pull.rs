@@ -56,6 +56,7 @@ fn what_is_cached_is_mounted_and_read_while_the_registry_is_gone() {
     site.assert_reads_whole(CONFIG);
     site.assert_reads(SHARD, 3 * MIB..4 * MIB);
     let digest = site.digest();
+    wait_until("what was read is stored", || site.status()["cached_bytes"] == MIB + 300);
     site.umount();
     site.registry.go_away();
     for policy in [MISSING, NEVER] {
@@ -138,6 +139,7 @@ fn other_credentials_are_not_let_in() {
             site.passes(&[policy, file]);
         }
     }
+    wait_until("the owner has ended", || site.workplace.owner().is_none());
     for file in files(&site.workplace.path("cache/v1"), "") {
         let bytes = std::fs::read(&file).unwrap();
         let holds = |secret: &str| bytes.windows(secret.len()).any(|part| part == secret.as_bytes());

@@ -33,6 +33,10 @@ impl Site {
             std::fs::read(site.workplace.path("a/model.bin")).unwrap() == site.artifact.file("model.bin")
         );
         std::fs::read(site.workplace.path("a/config.json")).unwrap();
+        wait_until("all of it is stored", || {
+            let status = json(&site.workplace.run(&["status", "-o", "json", "a"]));
+            status["cached_bytes"] == status["total_bytes"]
+        });
         site.digest = site.digest_of("a");
         (site, daemon)
     }

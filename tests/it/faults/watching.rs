@@ -18,7 +18,7 @@ type Answer = (u16, String);
 
 fn curl(arguments: &[&str]) -> Answer {
     let mut command = Command::new("curl");
-    command.args(["--silent", "--max-time", "30", "--noproxy", "*", "--write-out", "\n%{http_code}"]);
+    command.args(["--silent", "--max-time", "120", "--noproxy", "*", "--write-out", "\n%{http_code}"]);
     let output = command.args(arguments).output().unwrap();
     let text = stdout(&output);
     let (body, status) = text.rsplit_once('\n').unwrap();
@@ -161,15 +161,13 @@ fn while_reads_hang_metrics_are_told_and_the_mount_is_not_ready() {
 fn what_was_fetched_ahead_and_evicted_unread_is_told() {
     let site = Site::new();
     site.mount(&["--cache-size=4MiB", "--cache-min-free=0"]);
-    // Two steps forward, and what was fetched ahead of them is of no use.
-    for _ in 0..4 {
+    wait_until("something was in vain", || {
+        // Two steps forward, and what was fetched ahead of them is of no use.
         for start in [0, 4 * MIB, 8 * MIB] {
             for step in 0..2 {
                 site.assert_reads(SHARD, start + step * MIB..start + step * MIB + 10);
             }
         }
-    }
-    wait_until("something was in vain", || {
         scrape(&site)["refmount_read_ahead_wasted_bytes_total"] >= MIB as f64
     });
     let all = scrape(&site);

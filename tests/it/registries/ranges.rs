@@ -7,6 +7,7 @@ use super::{FILES, REPOSITORY, Site, origin};
 use crate::support::docker_registry::DockerRegistry;
 use crate::support::nginx::Nginx;
 use crate::support::signed_urls::SignedUrls;
+use crate::workplace::wait_until;
 
 /// For how long a signed URL is good, in seconds.
 const LIFE: u64 = 2;
@@ -36,15 +37,14 @@ fn a_proxy_that_ignores_ranges_sends_each_blob_once() {
     site.read_slowly(Duration::ZERO);
     site.assert_reads_whole();
     site.assert_discreet(&[]);
-    let passages = proxy.passages();
     for file in FILES {
         let blob = origin().artifact.layer(file).to_string();
-        let statuses: Vec<_> = passages
-            .iter()
-            .filter(|passage| passage.path.ends_with(&blob))
-            .map(|passage| passage.status)
-            .collect();
-        assert_eq!(statuses, [200], "{file}");
+        let statuses = || -> Vec<u16> {
+            let passages = proxy.passages().into_iter().filter(|passage| passage.path.ends_with(&blob));
+            passages.map(|passage| passage.status).collect()
+        };
+        wait_until("it is logged what was sent", || !statuses().is_empty());
+        assert_eq!(statuses(), [200], "{file}");
     }
 }
 

@@ -113,18 +113,21 @@ impl Site {
     }
 
     /// Reads a bit of every chunk of every file, from all files at once, such that it takes `period` and nothing can be
-    /// fetched ahead: backwards.
-    fn read_slowly(&self, period: Duration) {
-        let start = clock::now();
+    /// fetched ahead: backwards. Returns how long the readers took for each chunk.
+    fn read_slowly(&self, period: Duration) -> Vec<Duration> {
+        let (start, mut took) = (clock::now(), Vec::new());
         for chunk in (0..CHUNKS).rev() {
+            let begun = clock::now();
             thread::scope(|scope| {
                 for file in FILES {
                     scope.spawn(move || self.assert_reads(file, chunk * MIB, 64 << 10));
                 }
             });
+            took.push(begun.elapsed());
             let due = start + period * (CHUNKS - chunk) as u32 / CHUNKS as u32;
             thread::sleep(due.saturating_duration_since(clock::now()));
         }
+        took
     }
 
     /// Reads everything.

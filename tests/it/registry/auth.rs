@@ -49,7 +49,7 @@ async fn basic_bearer_and_identity_tokens() {
         login: None,
         identity_token: Some("hush-hush-identity"),
         uses: 99,
-        expires_in: 9.0,
+        expires_in: 300.0,
     };
     for (auth, entry) in [
         (Auth::Basic("user", PASSWORD), login(PASSWORD)),

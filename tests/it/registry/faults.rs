@@ -143,7 +143,7 @@ async fn a_body_that_trickles_is_not_cut_by_a_total_timeout() {
     let registry = FaultRegistry::with(&artifact);
     let source = source_with(&registry, &SourceOptions { inactivity_timeout: SHORT, ..options() });
     // More than twice the timeout in all, far below it between pieces.
-    registry.fault(Target::Blob, Fault::Delivery(Delivery::Trickle(1000, Duration::from_millis(30))));
+    registry.fault(Target::Blob, Fault::Delivery(Delivery::Trickle(1000, Duration::from_millis(220))));
     assert_reads(&*source, &artifact, 0..50_000).await;
 }
 

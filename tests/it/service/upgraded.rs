@@ -23,13 +23,16 @@ fn a_service_goes_back_as_well_and_its_manager_hears_that_it_lives() {
         assert!(std::fs::read(&file).unwrap() == shard());
     }
     // While a program neither serves nor ends, nobody but the holder can say so.
-    let hangs = format!("touch {}; sleep 6; exit 1", workplace.path("trying").display());
+    let [trying, enough] = ["trying", "enough"].map(|name| workplace.path(name));
+    let hangs =
+        format!("touch {}; until [ -e {} ]; do sleep 0.1; done; exit 1", trying.display(), enough.display());
     std::thread::scope(|scope| {
         let failing = scope.spawn(|| upgrade(&workplace, &hangs));
-        wait_until("it is tried", || workplace.path("trying").exists());
+        wait_until("it is tried", || trying.exists());
         let fed = service.watchdog();
         wait_until("the watchdog is fed", || service.watchdog() > fed + 1);
         assert!(!failing.is_finished());
+        workplace.put("enough", b"");
         assert_failed(&failing.join().unwrap(), 1, "serves on");
     });
     assert_done(&workplace.run(&["upgrade"]));

@@ -244,9 +244,15 @@ impl Scene {
         self.layers.iter().zip(FILES).map(|(layer, (_, bytes))| of(layer, bytes)).sum()
     }
 
-    /// Every file of the cache is one that its owner knows; nothing unfinished is left over.
+    /// Every file of the cache is one that its owner knows; nothing unfinished is left over. What an owner that lives is
+    /// about to write is finished some time.
     fn assert_all_owned(&self) {
         let root = self.workplace.path("cache");
+        wait_until("everything is finished", || {
+            let is_unfinished =
+                |path: &PathBuf| path.file_name().unwrap().as_encoded_bytes().starts_with(b".tmp-");
+            !files_below(&root).iter().any(is_unfinished)
+        });
         let mut maps = BTreeSet::new();
         let mut datas = BTreeSet::new();
         for path in files_below(&root) {

@@ -13,15 +13,16 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
-use crate::base::{Error, ErrorKind, Result, ResultExt as _, clock};
+use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 
 use super::CachePaths;
 use super::disk::lock;
 
-/// How long the lock of nobody is waited for: a fork and an exec on a machine that is busy.
-const LEFT_LOCK_LIMIT: Duration = Duration::from_secs(1);
+/// How often the lock of nobody is looked at, in some more than a second: a fork and an exec on a machine that is busy.
+/// A number of times, since one that stands still for a while comes no further with either.
+const LEFT_LOCK_LOOKS: u32 = 100;
 
-/// The pause between two looks at it.
+/// The pause between two of them.
 const LEFT_LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// That another process holds the directory for this one, and for those that come after it.
@@ -134,16 +135,13 @@ pub(super) fn make_directory(path: &Path) -> io::Result<()> {
 /// As [`take_lock`], but not put off by the lock of nobody: a child holds the lock of the process that started
 /// it from its fork to its exec, even when that process has given it back or has died.
 fn take_lock_in_time(path: &Path, own_pid: u32) -> io::Result<std::result::Result<File, String>> {
-    let deadline = clock::now() + LEFT_LOCK_LIMIT;
-    loop {
-        let taken = take_lock(path, own_pid)?;
-        match &taken {
-            Err(pid) if is_left(pid, own_pid) && clock::now() < deadline => {
-                std::thread::sleep(LEFT_LOCK_PAUSE)
-            }
-            _ => return Ok(taken),
+    for _ in 0..LEFT_LOCK_LOOKS {
+        match take_lock(path, own_pid)? {
+            Err(pid) if is_left(&pid, own_pid) => std::thread::sleep(LEFT_LOCK_PAUSE),
+            taken => return Ok(taken),
         }
     }
+    take_lock(path, own_pid)
 }
 
 /// Whether the process `pid` cannot be the owner: it is this one, which is only just asking, or it is gone.

@@ -98,6 +98,9 @@ fn recover_segment(
 ) -> Result<StoredSegment, String> {
     let cannot = |error: io::Error| format!("it cannot be read: {error}");
     let bytes = std::fs::read(map_path).map_err(cannot)?;
+    if bytes.is_empty() {
+        return Err("it was only just being made".to_owned());
+    }
     let header =
         Header::decode(&bytes).filter(|header| header.id == *id && header.bytes <= SEGMENT_BYTES_MAX);
     let Some(header) = header else {

@@ -210,6 +210,22 @@ fn what_belongs_to_nothing_is_removed_inside_the_segments_and_left_alone_elsewhe
     assert_eq!(cache.info().used_bytes, contents[0].len() as u64);
 }
 
+/// Killed after it had made both files, and before it had written anything into them.
+#[test]
+fn a_segment_that_was_only_just_being_made_is_no_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = open(directory.path());
+    let content = content(1, 2 * CHUNK_BYTES);
+    let segment = cache.segment(&id(0), content.len() as u64).unwrap();
+    store(&segment, &content, 0);
+    let map = cache.paths().map(&id(0));
+    drop((segment, cache));
+    std::fs::OpenOptions::new().write(true).open(map).unwrap().set_len(0).unwrap();
+    let cache = open(directory.path());
+    assert_eq!((cache.info().counters.damaged_chunks, cache.info().used_bytes), (0, 0));
+    assert_eq!(files_below(&cache.paths().segments()), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn chunks_beyond_the_end_of_a_short_data_file_are_absent() {
     let directory = tempfile::tempdir().unwrap();

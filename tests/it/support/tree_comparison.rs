@@ -10,7 +10,7 @@ const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/e2e/compare
 /// Compares; `options` are the program's, exceptions mostly.
 pub(crate) fn compare(left: &Path, right: &Path, options: &[&str]) -> Output {
     let mut command = Command::new("timeout");
-    command.args(["--signal=KILL", "600", "python3", PROGRAM]).arg(left).arg(right).args(options);
+    command.args(["--signal=KILL", "1800", "python3", PROGRAM]).arg(left).arg(right).args(options);
     command.output().unwrap()
 }
 

@@ -57,7 +57,7 @@ def bits(letters):
 
 def listed_by_gnu(archive):
     command = ["tar", "--numeric-owner", "--full-time", "--quoting-style=c", "-P", "-tvf", archive]
-    run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False, timeout=60)
+    run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False, timeout=600)
     entries = []
     for line in run.stdout.splitlines():
         match = LINE.match(line)
@@ -77,7 +77,7 @@ def extracted_by_gnu(archive):
     into = os.path.join(scratch, os.path.basename(archive) + ".d")
     os.mkdir(into)
     command = ["tar", "-C", into, "--xattrs", "--xattrs-include=user.*", "--no-same-owner", "-xpf", archive]
-    subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False, timeout=60)
+    subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False, timeout=600)
     files = {}
     for directory, _, names in os.walk(os.fsencode(into)):
         for name in names:

@@ -51,8 +51,12 @@ struct Asked {
 
 impl Asked {
     fn new(workplace: &Workplace) -> Self {
-        let http =
-            reqwest::Client::builder().unix_socket(workplace.path("cache/control.sock")).build().unwrap();
+        // A connection that was kept is that of a process that may be gone.
+        let http = reqwest::Client::builder()
+            .unix_socket(workplace.path("cache/control.sock"))
+            .pool_max_idle_per_host(0)
+            .build()
+            .unwrap();
         Self { http, description: description(), done: BTreeSet::new() }
     }
 

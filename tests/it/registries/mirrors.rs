@@ -12,7 +12,7 @@ use crate::support::nginx::Nginx;
 use crate::workplace::{json, wait_until};
 
 /// What the mirror sends in a second on each connection: when it is killed, most of a file is still to come.
-const MIRROR_RATE: &str = "limit_rate 2m;";
+const MIRROR_RATE: &str = "limit_rate 500k;";
 
 /// How much of the file has been read by then.
 const READ_FIRST: usize = 2 * MIB as usize;

@@ -20,7 +20,7 @@ use crate::daemon::persisted::Records;
 use crate::daemon::restore;
 use crate::keeper::{self, Inherited, Keeper};
 
-use super::{LAST_MOUNT_GRACE, Owner, Told, UNMOUNT_LIMIT, leave, sync_now_and_then};
+use super::{Owner, Told, UNMOUNT_LIMIT, leave, sync_now_and_then};
 
 /// How long readiness may wait for what is mounted again; the rest goes on.
 const RESTORE_LIMIT: Duration = Duration::from_secs(30);
@@ -131,7 +131,7 @@ impl Owner {
                  unmounted; a second SIGTERM unmounts them"
             );
         }
-        while self.told(LAST_MOUNT_GRACE).await == Some(Told::HolderGone) {}
+        while self.told(self.last_mount_grace).await == Some(Told::HolderGone) {}
     }
 }
 

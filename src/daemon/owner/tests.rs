@@ -109,7 +109,8 @@ async fn an_owner_that_is_ending_sends_clients_to_the_next_one() {
 #[tokio::test]
 async fn an_owner_gives_way_to_one_with_other_limits_only_after_its_last_mount() {
     let directory = tempfile::tempdir().unwrap();
-    let (_, client, owner) = start(directory.path());
+    let (_, client, mut owner) = start(directory.path());
+    owner.last_mount_grace = Duration::from_secs(60);
     let running = tokio::spawn(owner.run());
     let other_size = WantedLimits { cache_bytes_max: Some(1 << 20), ..WantedLimits::default() };
     let other_floor =

@@ -24,6 +24,10 @@ use super::upgrade::{UpgradeBegun, UpgradeRequest};
 /// How long a request that only looks something up may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long whoever wants a mount waits for a sign of life. Longer: where a node wants all its mounts at the same moment,
+/// everybody who asks shares the machine with the owner.
+const LIFE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How long dropping the content of a cache may take: a terabyte is a million chunks to give back.
 const PRUNE_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -115,6 +119,14 @@ impl Client {
     /// See [`Unanswered`].
     pub async fn version(&self) -> Result<OwnerInfo, Unanswered> {
         self.json(self.request(Method::GET, api::VERSION, LOOK_TIMEOUT)).await
+    }
+
+    /// Whether it answers at all.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    pub async fn sign_of_life(&self) -> Result<(), Unanswered> {
+        self.send(self.request(Method::GET, api::VERSION, LIFE_TIMEOUT)).await.map(drop)
     }
 
     /// Mounts, whatever the bounds of the owner's cache are.

@@ -125,7 +125,7 @@ pub async fn ask(
     request: &MountRequest,
     limits: WantedLimits,
 ) -> Result<MountSummary, Unanswered> {
-    client.version().await?;
+    client.sign_of_life().await?;
     client.mount_within(request, limits).await
 }
 

@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FopenFlags, Generation, INodeNo,
-    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier,
-    RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags,
+    PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
@@ -71,6 +71,10 @@ impl Adapter {
     /// What was agreed upon with the kernel, once it has greeted.
     pub(super) fn greeting(&self) -> Option<Greeting> {
         self.greeting.get().copied()
+    }
+
+    fn kernel_opens_directories(&self) -> bool {
+        self.greeting().is_some_and(|greeting| greeting.agreed(InitFlags::FUSE_NO_OPENDIR_SUPPORT))
     }
 
     pub(super) fn filesystem(&self) -> &Arc<Filesystem> {
@@ -129,22 +133,6 @@ impl Adapter {
     ) {
         let (fs, limit) = (Arc::clone(&self.fs), self.read_limit);
         self.runtime.spawn(async move { answer(fs.when_known(limit, operation).await) });
-    }
-
-    /// Lets `answer` read the directory `ino`, once what it holds is known: where the kernel opens directories by
-    /// itself, a server that has just taken the mount over may not know it yet.
-    fn list(&self, ino: Ino, asked: Asked, answer: impl FnOnce(&Filesystem) + Send + 'static) {
-        let known = move |fs: &Filesystem| fs.read_directory(ino, 0, |_| false);
-        match known(&self.fs) {
-            Err(FsError::NotYet) => {
-                let fs = Arc::clone(&self.fs);
-                self.when_known(known, move |_| {
-                    answer(&fs);
-                    drop(asked);
-                });
-            }
-            _ => answer(&self.fs),
-        }
     }
 
     fn read_file(&self, ino: Ino, offset: u64, length: u32, reply: ReplyData, asked: Asked) {
@@ -326,8 +314,9 @@ impl fuser::Filesystem for Adapter {
     fn opendir(&self, _: &Request, number: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         guarded(Operation::Opendir, |asked| {
             // The kernel opens directories by itself from then on, with what it cached of them kept (linux/fuse.h,
-            // FUSE_NO_OPENDIR_SUPPORT): two requests less for each.
-            if self.fs.is_complete() {
+            // FUSE_NO_OPENDIR_SUPPORT): two requests less for each. Listings come to whoever knows all of the tree, since a
+            // server takes a mount over only when it does.
+            if self.fs.is_complete() && self.kernel_opens_directories() {
                 return reply.error(Errno::ENOSYS);
             }
             let open = move |fs: &Filesystem| fs.read_directory(ino(number), 0, |_| false);
@@ -343,18 +332,16 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn readdir(&self, _: &Request, number: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        guarded(Operation::Readdir, |asked| {
-            self.list(ino(number), asked, move |fs| {
-                let read = fs.read_directory(ino(number), offset, |entry| {
-                    let attributes = &entry.attributes;
-                    let kind = file_type(attributes.kind);
-                    !reply.add(INodeNo(attributes.ino.0), entry.next_offset, kind, entry.name)
-                });
-                match read {
-                    Ok(()) => reply.ok(),
-                    Err(error) => reply.error(errno(&error)),
-                }
+        guarded(Operation::Readdir, |_asked| {
+            let read = self.fs.read_directory(ino(number), offset, |entry| {
+                let attributes = &entry.attributes;
+                let kind = file_type(attributes.kind);
+                !reply.add(INodeNo(attributes.ino.0), entry.next_offset, kind, entry.name)
             });
+            match read {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 
@@ -366,17 +353,15 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        guarded(Operation::Readdirplus, |asked| {
-            self.list(ino(number), asked, move |fs| {
-                let read = fs.read_directory(ino(number), offset, |entry| {
-                    let attributes = file_attr(&entry.attributes);
-                    !reply.add(attributes.ino, entry.next_offset, entry.name, &TTL, &attributes, GENERATION)
-                });
-                match read {
-                    Ok(()) => reply.ok(),
-                    Err(error) => reply.error(errno(&error)),
-                }
+        guarded(Operation::Readdirplus, |_asked| {
+            let read = self.fs.read_directory(ino(number), offset, |entry| {
+                let attributes = file_attr(&entry.attributes);
+                !reply.add(attributes.ino, entry.next_offset, entry.name, &TTL, &attributes, GENERATION)
             });
+            match read {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use fuser::InitFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,11 @@ pub(super) struct Greeting {
 }
 
 impl Greeting {
+    /// Whether both sides have `capability`.
+    pub(super) fn agreed(&self, capability: InitFlags) -> bool {
+        InitFlags::from_bits_retain(self.capabilities).contains(capability)
+    }
+
     /// A socket on which the greeting waits, and its other end, which has to live until it is answered.
     ///
     /// # Errors

@@ -260,8 +260,7 @@ fn an_owner_whose_servers_all_die_gives_up_and_can_be_told_to_try_again() {
     wait_until("the owner has ended", || workplace.processes().is_empty());
 }
 
-/// The kernel opens directories by itself once it was told that it may, also at a server that does not know yet what
-/// they hold.
+/// The kernel opens directories by itself once it was told that it may, and asks whoever serves next for what they hold.
 #[test]
 fn directories_are_listed_whole_while_the_next_server_reads_the_layers_again() {
     let workplace = Workplace::new();

@@ -20,6 +20,7 @@ from .cases import all_cases
 from .contestants import Bench
 from .data import SHARDS, Data
 from .mounted import end_owner
+from .profile import objection as profile_objection
 from .profile import profile
 from .servers import Servers
 from .targets import is_ours
@@ -29,14 +30,16 @@ NEEDS_FULL_CACHE = ("again", "fio")
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures refmount beside what else does the job.")
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures refmount beside what else does the job.",
+                                     allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="smaller data and 3 rounds: a few minutes")
-    parser.add_argument("--rounds", type=int, help="5, or 3 with --quick")
+    parser.add_argument("--rounds", type=count, help="5, or 3 with --quick")
     parser.add_argument("--profile", action="store_true",
                         help="each of our own once more after the rounds, under perf: a flame graph and the largest shares")
-    parser.add_argument("--name", help="of the results: benches/results/DATE-NAME (full, quick, or the names of the cases)")
-    parser.add_argument("--programs", required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--interpreter", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--name", type=plain_name, help="of the results: benches/results/DATE-NAME (full, quick, or the names of the cases)")
+    parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--programs", help=argparse.SUPPRESS)
+    parser.add_argument("--interpreter", help=argparse.SUPPRESS)
     parser.add_argument("cases", metavar="CASE", nargs="*", help=f"only these: {', '.join(c.name for c in all_cases())}")
     parsed = parser.parse_args()
     parsed.rounds = parsed.rounds or (3 if parsed.quick else 5)
@@ -46,6 +49,18 @@ def arguments():
         if name not in known:
             parser.error(f"there is no case {name}")
     return parsed
+
+
+def count(text):
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 on")
+    return int(text)
+
+
+def plain_name(text):
+    if not re.fullmatch("[A-Za-z0-9._-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} holds more than letters, digits, '.', '_' and '-'")
+    return text
 
 
 def default_name(parsed):
@@ -58,6 +73,9 @@ def main():
     cases = [case for case in all_cases() if not options.cases or case.name in options.cases]
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         sys.exit("/dev/fuse is missing or not for this user: without it nothing is mounted, and nothing measured")
+    # Before anything is installed and built.
+    if options.check:
+        return
     # Ended from outside, it ends what it has started too.
     for number in (signal.SIGTERM, signal.SIGHUP):
         # Under nohup it goes on.
@@ -67,16 +85,19 @@ def main():
         objection = machine.objection(machine.file_system(root), shutil.disk_usage(root).free, options.quick)
         if objection:
             sys.exit(f"{os.path.dirname(root)}, where the data would be made, {objection}")
+        objection = options.profile and profile_objection(root)
+        if objection:
+            sys.exit(f"nothing can be profiled: {objection}")
         workplace = Workplace(root, options.programs, options.interpreter, options.quick)
         if not workplace.drops_page_cache:
             print("not root: the page cache cannot be emptied, and what should be cold is not", file=sys.stderr)
         facts = {
             "name": f"{datetime.now(timezone.utc):%Y-%m-%d}-{options.name}",
             "command": shlex.join(["scripts/bench", *without_hidden(sys.argv[1:])]),
-            "rounds": options.rounds,
+            "rounds_wanted": options.rounds,
             **machine.describe(workplace),
         }
-        servers = Servers(workplace)
+        servers, partial = Servers(workplace), None
         try:
             print("making the data", file=sys.stderr)
             data = Data(workplace, servers.registry)
@@ -88,17 +109,27 @@ def main():
             if names & set(NEEDS_FULL_CACHE):
                 bench.fill_cache()
             directory = workplace.repository / "benches/results" / facts["name"]
+            # An earlier one of that name stays until this one is whole.
+            partial = directory.with_name(f"{directory.name}.partial")
             records, commands = [], {}
             for number in range(options.rounds):
                 run_round(bench, cases, f"{number + 1}/{options.rounds}", number, records, commands)
-                # A run that is ended early leaves the rounds that it had.
-                write(directory, {**facts, "rounds": number + 1}, cases, records, commands)
+                write(partial, {**facts, "rounds": number + 1}, cases, records, commands)
+            shutil.rmtree(directory, ignore_errors=True)
+            partial.rename(directory)
             if options.profile:
                 run_profiles(bench, cases, directory)
+        except KeyboardInterrupt:
+            left = f"; what was measured until then is in {partial}" if partial and partial.exists() else ""
+            print(f"ended by Ctrl-C{left}", file=sys.stderr)
+            sys.exit(130)
         finally:
+            # Whoever is impatient would leave mounts and gigabytes behind.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
             workplace.commands.end()
             servers.stop()
             clean_up_mounts(workplace)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print("\n" + (directory / "README.md").read_text().split("## Figures to reach")[1].split("\n## ")[0].strip())
     if not options.quick and not options.cases:
         micro_benchmarks(workplace.repository, directory / "micro.txt")

@@ -2,9 +2,15 @@
 largest shares."""
 
 import collections
+import os
 import re
+import select
+import shutil
 import signal
 import subprocess
+from pathlib import Path
+
+PROGRAMS = ["perf", "inferno-collapse-perf", "inferno-flamegraph"]
 
 # Not a divisor of what timers do.
 SAMPLES_PER_SECOND = 299
@@ -54,35 +60,75 @@ def common_name(process):
 
 
 class Recorder:
-    """Samples of all processors, from when a contestant finds the machine as it should until it has ended."""
+    """Samples of all processors, taken only while it is told to."""
 
-    def __init__(self, file):
-        self.file, self.process = file, None
+    def __init__(self, directory):
+        self.file = directory / "perf.data"
+        self.file.unlink(missing_ok=True)
+        control, answers = directory / "perf-control", directory / "perf-answers"
+        for fifo in (control, answers):
+            fifo.unlink(missing_ok=True)
+            os.mkfifo(fifo)
+        argv = ["perf", "record", "--quiet", "--all-cpus", f"--freq={SAMPLES_PER_SECOND}",
+                f"--call-graph=dwarf,{STACK_BYTES}", f"--output={self.file}", "--delay=-1",
+                f"--control=fifo:{control},{answers}"]
+        # Ctrl-C is for who runs the benchmarks.
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                        start_new_session=True)
+        # For reading too: a perf that does not come to it must not be waited for.
+        self.control = os.open(control, os.O_RDWR)
+        self.answers = os.open(answers, os.O_RDWR | os.O_NONBLOCK)
 
-    def start(self):
-        if self.process is None:
-            argv = ["perf", "record", "--quiet", "--all-cpus", f"--freq={SAMPLES_PER_SECOND}",
-                    f"--call-graph=dwarf,{STACK_BYTES}", f"--output={self.file}"]
-            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    def enable(self):
+        self._tell("enable")
+
+    def disable(self):
+        self._tell("disable")
+
+    def _tell(self, what):
+        os.write(self.control, what.encode() + b"\n")
+        answer = b""
+        while b"ack" not in answer:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"perf has ended with {self.process.returncode}")
+            if select.select([self.answers], [], [], 0.1)[0]:
+                answer += os.read(self.answers, 100)
 
     def stop(self):
-        if self.process is not None:
+        os.close(self.control)
+        os.close(self.answers)
+        if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-            self.process.wait()
+        return self.process.wait()
+
+
+def objection(directory):
+    """Why nothing can be profiled here, or none."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        return f"{', '.join(missing)} cannot be found"
+    recorder = Recorder(Path(directory))
+    try:
+        recorder.enable()
+    except RuntimeError as error:
+        return f"{error}; it may be allowed by: sysctl kernel.perf_event_paranoid=-1"
+    finally:
+        recorder.stop()
+    return None
 
 
 def profile(workplace, title, run, svg):
     """Runs `run` under perf, draws it to `svg`, and returns the shares."""
-    data, folded = workplace.root / "perf.data", workplace.root / "perf.folded"
-    recorder = Recorder(data)
-    workplace.when_cold = recorder.start
+    folded = workplace.root / "perf.folded"
+    recorder = Recorder(workplace.root)
+    workplace.recorder = recorder
     try:
         run()
     finally:
-        workplace.when_cold = None
+        workplace.recorder = None
         recorder.stop()
     # What was inlined is left out: looking it up takes minutes.
-    script = subprocess.Popen(["perf", "script", "--no-inline", f"--input={data}"], stdout=subprocess.PIPE,
+    script = subprocess.Popen(["perf", "script", "--no-inline", f"--input={recorder.file}"], stdout=subprocess.PIPE,
                               stderr=subprocess.DEVNULL)
     with open(folded, "wb") as file:
         subprocess.run(["inferno-collapse-perf"], stdin=script.stdout, stdout=file, check=True)

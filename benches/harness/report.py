@@ -7,7 +7,7 @@ from .targets import FIGURES, MIB_MAX, is_ours, peak_of_each_case
 DETAILS = ["cpu_seconds", "peak_mib"]
 
 PROFILES_PREFACE = (
-    "Of one run of each after the rounds, sampled by perf from when everything is cold until all is unmounted. Shares are "
+    "Of one run of each after the rounds, sampled by perf until all is unmounted, without what prepares it. Shares are "
     "of the time in which a processor did anything. `tokio-rt-worker` is what fetches, digests chunks and writes them to the "
     "cache, `fuser` what answers the kernel, `check` what compares a complete blob with its digest."
 )
@@ -60,10 +60,16 @@ def preface(facts):
         f"Linux {facts['kernel']}, {facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB of memory, "
         f"{facts['file_system']}; {dropped}; load before the run {facts['load_before']:.1f}. {versions}.",
         "",
-        f"A model of {facts['model']}; {facts['rounds']} rounds, in each of which every contestant runs once, in an order "
+        f"A model of {facts['model']}; {rounds_of(facts)}, in each of which every contestant runs once, in an order "
         "that changes. Values are medians, with the least and the most; ratios are to the median of the baseline in the "
         "same run, which stands in bold.",
     ]
+
+
+def rounds_of(facts):
+    rounds, wanted = facts["rounds"], facts["rounds_wanted"]
+    text = "one round" if rounds == 1 else f"{rounds} rounds"
+    return text if rounds == wanted else f"{text} of {wanted}, since it was ended early"
 
 
 def figures_table(results):

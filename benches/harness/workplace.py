@@ -42,13 +42,15 @@ class Workplace:
         self.scratch = self.root / "scratch"
         self.mounts = self.root / "mounts"
         self.mounts.mkdir()
-        # Called when a contestant finds all as it should.
-        self.when_cold = None
+        # Samples what contestants do, but not what is done for them.
+        self.recorder = None
         self.drops_page_cache = os.access("/proc/sys/vm/drop_caches", os.W_OK)
 
     def start_cold(self, *in_memory):
         """Nothing cached and nothing written; no page of a file in memory but those of `in_memory`, which a registry
         serves. What others have written is on the disk, so that nobody writes in another one's time."""
+        if self.recorder:
+            self.recorder.disable()
         shutil.rmtree(self.cache, ignore_errors=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir()
@@ -63,8 +65,8 @@ class Workplace:
             version = "version" if program == "rclone" else "--version"
             subprocess.run([program, version], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         touch_memory()
-        if self.when_cold:
-            self.when_cold()
+        if self.recorder:
+            self.recorder.enable()
 
     def forget_pages(self):
         os.sync()
@@ -77,15 +79,16 @@ def touch_memory():
     """Has the host of a virtual machine give it the memory that it may use next. Where free pages are handed back to the
     host (free page reporting), the first touch of each costs many times what a write to it does, so that whoever
     comes after a pause, or uses more pages, would be measured by that."""
-    touched = min(TOUCHED_BYTES, available_bytes() // 2)
+    # What is in memory stays there.
+    touched = min(TOUCHED_BYTES, free_bytes() * 3 // 4)
     flags = "mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE"
     # In a process of its own: what is started later would inherit the peak.
     subprocess.run([sys.executable, "-c", f"import mmap; mmap.mmap(-1, {touched}, flags={flags})"], check=True)
 
 
-def available_bytes():
+def free_bytes():
     with open("/proc/meminfo") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemFree"))
 
 
 def read_through(path):

@@ -4,13 +4,15 @@
 //! Docker's normalisation applies to registries: `alpine` is `docker.io/library/alpine:latest`. Hosts are the same in all
 //! cases, so that they have one name, in small letters, wherever something is looked up for them.
 
+mod name;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use oci_spec::distribution::Reference;
-
 use crate::base::{Digest, Error, ErrorKind, Result};
+
+use self::name::{Name, is_host};
 
 /// What stands before the colon in references of other tools, to what only those read.
 const OTHER_TRANSPORTS: [&str; 4] = ["docker-archive", "docker-daemon", "containers-storage", "dir"];
@@ -197,11 +199,6 @@ fn is_transport(name: &str) -> bool {
     own.contains(&name) || OTHER_TRANSPORTS.contains(&name)
 }
 
-/// Whether the first part of a name is a registry's host.
-fn is_host(first_part: &str) -> bool {
-    first_part.eq_ignore_ascii_case("localhost") || first_part.contains(['.', ':'])
-}
-
 /// `text`, a reference, with its host in small letters, if it has one.
 fn with_lower_case_host(text: &str) -> String {
     match text.split_once('/') {
@@ -233,44 +230,17 @@ impl FromStr for RegistryRef {
                 ),
             )
         };
-        let text = &with_lower_case_host(text);
-        // The library's grammar has no IPv6 literals, so a stand-in takes the host's place while it parses.
-        let (literal, rest) = match ipv6_host(text) {
-            Some((host, rest)) => (Some(host), format!("localhost{rest}")),
-            None => (None, text.clone()),
-        };
-        let reference = Reference::from_str(&rest).map_err(|error| invalid(error.to_string()))?;
-        if reference.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return Err(invalid("a repository's name is lower case".into()));
-        }
-        // The library takes letters of all scripts.
-        if let Some(tag) = reference.tag()
-            && !tag.is_ascii()
-        {
-            return Err(invalid(format!("the tag {tag:?} holds other letters than ASCII's")));
-        }
-        let digest = match reference.digest() {
-            Some(digest) => Some(digest.parse::<Digest>().map_err(|error| invalid(error.to_string()))?),
-            None => None,
-        };
+        let text = with_lower_case_host(text);
+        let name = Name::parse(&text).map_err(invalid)?;
+        let digest =
+            name.digest.map(str::parse).transpose().map_err(|error: Error| invalid(error.to_string()))?;
         Ok(Self {
-            host: literal.unwrap_or(reference.registry()).to_owned(),
-            repository: reference.repository().to_owned(),
-            tag: reference.tag().map(str::to_owned),
+            host: name.host.to_owned(),
+            repository: name.repository.into_owned(),
+            tag: name.tag.map(str::to_owned),
             digest,
         })
     }
-}
-
-/// Splits `[ADDRESS]:PORT/REST` into the host with its port, and the rest with its slash.
-fn ipv6_host(text: &str) -> Option<(&str, &str)> {
-    let (host, rest) = text.split_at(text.find('/')?);
-    let (address, port) = host.strip_prefix('[')?.split_once(']')?;
-    // Rust's numbers may have a sign.
-    let is_number =
-        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
-    let port_fits = port.is_empty() || is_number(port.strip_prefix(':')?);
-    (address.parse::<std::net::Ipv6Addr>().is_ok() && port_fits).then_some((host, rest))
 }
 
 impl LayoutRef {

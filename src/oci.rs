@@ -9,4 +9,4 @@ pub mod reference;
 
 pub use manifest::{Descriptor, Document, Index, Manifest};
 pub use platform::{Platform, WantedPlatform};
-pub use reference::{LayoutContainer, LayoutRef, RegistryRef, ShortRef, SourceRef};
+pub use reference::{LayoutContainer, LayoutRef, RegistryRef, ShortRef, SourceRef, behind_user};

@@ -8,7 +8,7 @@ use crate::cache::{CacheSettings, FreeSpaceFloor};
 use crate::daemon::api::{ArtifactBody, WantedLimits};
 use crate::daemon::start::OwnerCommand;
 use crate::mount::{ArtifactRequest, MountRequest, PrefetchPolicy, PullPolicy, VerifyPolicy};
-use crate::oci::SourceRef;
+use crate::oci::{SourceRef, behind_user};
 use crate::registry::{SourceOptions, default_auth_files};
 
 use super::args::{
@@ -128,7 +128,9 @@ pub(super) fn usual_source() -> Result<SourceOptions> {
 /// `Usage` for what is none.
 pub(super) fn reference(text: &str) -> Result<SourceRef> {
     for scheme in ["https://", "http://"] {
-        if let Some(rest) = text.strip_prefix(scheme) {
+        if let Some((start, rest)) = text.split_at_checked(scheme.len())
+            && start.eq_ignore_ascii_case(scheme)
+        {
             return Err(scheme_error(scheme, rest));
         }
     }
@@ -139,15 +141,14 @@ pub(super) fn reference(text: &str) -> Result<SourceRef> {
     Ok(reference)
 }
 
-/// What was pasted from a browser. Shown without what stands before an `@` in the host: it may be a password.
+/// What was pasted from a browser. Shown without what stands before an `@` and in a query: it may be a password.
 fn scheme_error(scheme: &str, rest: &str) -> Error {
-    let (host, path) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    let slash = if path.is_empty() { "" } else { "/" };
+    let shown = behind_user(rest).unwrap_or(rest);
+    let shown = shown.split(['?', '#']).next().unwrap_or(shown);
     let plain = if scheme == "http://" { ", and give --plain-http unless it is this machine" } else { "" };
     Error::new(
         ErrorKind::Usage,
-        format!("a reference has no {scheme} before it; leave it out: {host}{slash}{path}{plain}"),
+        format!("a reference has no {scheme} before it; leave it out: {shown}{plain}"),
     )
 }
 

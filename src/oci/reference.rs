@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 use crate::base::{Digest, Error, ErrorKind, Result};
 
-use self::name::{Name, is_host};
+use self::name::{Name, is_host, is_well_formed_host};
 
 /// What stands before the colon in references of other tools, to what only those read.
 const OTHER_TRANSPORTS: [&str; 4] = ["docker-archive", "docker-daemon", "containers-storage", "dir"];
@@ -183,6 +183,21 @@ impl FromStr for SourceRef {
     }
 }
 
+/// What follows the last `@` of `text` that is not the one before a digest: what stands before it may be a user and a
+/// password, and is not to be shown.
+#[must_use]
+pub fn behind_user(text: &str) -> Option<&str> {
+    let is_digest = |text: &str| {
+        ["sha256:", "sha512:"].iter().any(|algorithm| {
+            text.get(..algorithm.len()).is_some_and(|start| start.eq_ignore_ascii_case(algorithm))
+        })
+    };
+    match text.rsplit_once('@')? {
+        (rest, digest) if is_digest(digest) => rest.rfind('@').map(|at| &text[at + 1..]),
+        (_, behind) => Some(behind),
+    }
+}
+
 /// The name in `text`, which is a well-formed reference, if it has no registry before it.
 fn short_name(text: &str) -> Option<&str> {
     let (named, _) = text.split_once('@').unwrap_or((text, ""));
@@ -211,14 +226,12 @@ impl FromStr for RegistryRef {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        if let Some((host, _)) = text.split_once('/')
-            && let Some((user, host)) = host.rsplit_once('@')
-            && user.contains(':')
-        {
+        if let Some(behind) = behind_user(text) {
+            let host = behind.split('/').next().filter(|host| is_well_formed_host(host)).unwrap_or("HOST");
             return Err(Error::new(
                 ErrorKind::Usage,
                 format!(
-                    "bad reference to {host:?}: it holds user and password; log in with `podman login {host}` or name a credentials file with --authfile"
+                    "bad reference to {behind:?}: what stands before the '@' is not shown, since it may be a password; log in with `podman login {host}` or name a credentials file with --authfile; expected HOST[:PORT]/REPO[:TAG][@DIGEST] with a digest of sha256 or sha512"
                 ),
             ));
         }
@@ -249,7 +262,8 @@ impl LayoutRef {
         let (text, digest) = match text.rsplit_once('@') {
             Some((rest, digest)) if digest.starts_with("sha256:") || digest.starts_with("sha512:") => {
                 let parsed = digest.parse::<Digest>().map_err(|error| {
-                    Error::new(ErrorKind::Usage, format!("bad reference \"oci:{text}\": {error}"))
+                    let transport = container.transport();
+                    Error::new(ErrorKind::Usage, format!("bad reference \"{transport}:{text}\": {error}"))
                 })?;
                 (rest, Some(parsed))
             }
@@ -326,11 +340,26 @@ mod tests {
 
     #[test]
     fn a_password_in_a_reference_is_refused_and_not_repeated() {
-        for text in ["user:hunter2@r.example/a:v1", "oci://user:hunter2@r.example:5000/a"] {
+        let digest = format!("@sha256:{HEX}");
+        for text in [
+            "user:hunter2@r.example/a:v1",
+            "oci://user:hunter2@r.example:5000/a",
+            "user:hunter2@r.example",
+            "user:hunter2@r.example:5000",
+            "hunter2@r.example/a",
+            "user:hunter@2@r.example/a",
+            "user:h/hunter2@r.example/a",
+            "oci://https://user:hunter2@r.example/a",
+            "//user:hunter2@r.example/a",
+            &format!("user:hunter2@r.example/a{digest}"),
+        ] {
             let error = text.parse::<SourceRef>().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage);
-            assert!(!error.chain().contains("hunter2") && error.chain().contains("podman login r.example"));
+            let said = error.chain();
+            assert!(!said.contains("hunter") && said.contains("podman login r.example"), "{said}");
         }
+        let error = "user:hunter2@`r`/a".parse::<SourceRef>().unwrap_err();
+        assert!(error.chain().contains("podman login HOST"), "{error}");
     }
 
     #[test]

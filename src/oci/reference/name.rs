@@ -80,7 +80,8 @@ pub(super) fn is_host(first_part: &str) -> bool {
     first_part.eq_ignore_ascii_case("localhost") || first_part.contains(['.', ':'])
 }
 
-fn is_well_formed_host(host: &str) -> bool {
+/// Whether `host` is a domain or an address, perhaps with a port.
+pub(super) fn is_well_formed_host(host: &str) -> bool {
     let (is_address, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, rest)) => {
             let port = rest.strip_prefix(':');

@@ -129,14 +129,20 @@ fn now() -> f64 {
     std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64()
 }
 
-/// The longest wait of a reader that each of the moments fell into, in the middle of all.
+/// The longest wait of a reader after each of the moments and before the next one, in the middle of all.
 fn median_pause(report: &Value, moments: &[f64]) -> f64 {
     let waits: Vec<(f64, f64)> = serde_json::from_value(report["waits"].clone()).unwrap();
+    let nexts = moments.iter().skip(1).copied().chain([f64::INFINITY]);
     let mut pauses: Vec<f64> = moments
         .iter()
-        .map(|moment| {
-            let meets = |(begun, took): &&(f64, f64)| begun <= moment && begun + took >= *moment;
-            waits.iter().filter(meets).map(|(begun, took)| begun + took - moment).fold(0.0, f64::max)
+        .zip(nexts)
+        .map(|(moment, next)| {
+            let meets = |(begun, took): &&(f64, f64)| *begun < next && begun + took >= *moment;
+            waits
+                .iter()
+                .filter(meets)
+                .map(|(begun, took)| begun + took - moment.max(*begun))
+                .fold(0.0, f64::max)
         })
         .collect();
     pauses.sort_by(f64::total_cmp);

@@ -363,7 +363,8 @@ async fn a_cache_without_room_still_reads_right() {
     let cache = open_cache(&setting.directory, 3);
     let content = setting.content_in(&cache, SETTINGS);
     setting.read_all(&content).await;
-    assert!(cache.info().used_bytes <= 3 * CHUNK_BYTES);
+    // A chunk for which room is still being made counts already.
+    until("the cache keeps to its size", || cache.info().used_bytes <= 3 * CHUNK_BYTES).await;
 }
 
 #[tokio::test]

@@ -23,9 +23,6 @@ use crate::workplace::{
     Workplace, assert_done, assert_failed, children, json, stderr, wait_until, workplace_with,
 };
 
-/// What a daemon takes to end at most, and as much again and again for what else a busy machine has to do.
-const END_LIMIT: Duration = EXIT_LIMIT.saturating_mul(3);
-
 /// Speaks as a service manager does, and stores descriptors.
 const MANAGER: &str = include_str!("service/manager.py");
 
@@ -75,7 +72,7 @@ impl Service {
         let told = clock::now();
         self.ask(signal);
         let end = self.ask("wait");
-        assert!(told.elapsed() < END_LIMIT, "it took {:?} to end", told.elapsed());
+        assert!(told.elapsed() < EXIT_LIMIT, "it took {:?} to end", told.elapsed());
         end
     }
 
@@ -117,7 +114,7 @@ impl Daemon {
         let told = clock::now();
         self.tell(Signal::TERM);
         let output = self.output();
-        assert!(told.elapsed() < END_LIMIT, "it took {:?} to end", told.elapsed());
+        assert!(told.elapsed() < EXIT_LIMIT, "it took {:?} to end", told.elapsed());
         assert_done(&output);
         output
     }

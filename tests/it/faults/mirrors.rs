@@ -120,7 +120,8 @@ fn a_mirror_that_lacks_one_blob_serves_the_others() {
     all.assert_failed(0, "404 Not Found");
     assert_eq!(all.mirror(0)["set_aside_seconds"], Value::Null);
     let asked = all.mirrors[0].blob_traffic(&shard).0 as u64;
-    assert!(asked <= 1 + start.elapsed().as_secs() / 5, "it is asked {asked} times, not once in 5 s");
+    let may_be_asked = 1..=1 + start.elapsed().as_secs() / 5;
+    assert!(may_be_asked.contains(&asked), "it is asked {asked} times, not once in 5 s");
     assert_eq!(all.site.registry.blob_traffic(&all.site.artifact.layer(OTHER)).0, 0);
 }
 

@@ -22,7 +22,7 @@ fn tokens_that_say_when_they_end_are_renewed_once_and_without_being_refused() {
     let (refusals, slow) = read_with_tokens(true, LIFE);
     // On a busy machine one may end on its way, for all readers at once.
     assert!(
-        refusals <= FILES.len() * slow,
+        refusals <= FILES.len() * slow.min(1),
         "{refusals} requests were refused, and {slow} times reading was slow"
     );
 }

@@ -200,11 +200,10 @@ pub fn behind_user(text: &str) -> Option<&str> {
 
 /// The name in `text`, which is a well-formed reference, if it has no registry before it.
 fn short_name(text: &str) -> Option<&str> {
-    let (named, _) = text.split_once('@').unwrap_or((text, ""));
-    match named.split_once('/') {
+    let (name, _, _) = name::split(text);
+    match name.split_once('/') {
         Some((first, _)) if is_host(first) => None,
-        Some((_, rest)) => Some(&named[..named.len() - rest.find(':').map_or(0, |colon| rest.len() - colon)]),
-        None => Some(named.split_once(':').map_or(named, |(name, _)| name)),
+        _ => Some(name),
     }
 }
 

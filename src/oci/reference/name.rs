@@ -37,14 +37,7 @@ impl<'a> Name<'a> {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn parse(text: &'a str) -> Result<Self, String> {
-        let (named, digest) =
-            text.split_once('@').map_or((text, None), |(named, digest)| (named, Some(digest)));
-        // Before the last slash a colon is that of a port.
-        let last_part = named.rfind('/').map_or(0, |slash| slash + 1);
-        let (name, tag) = match named[last_part..].find(':') {
-            Some(colon) => (&named[..last_part + colon], Some(&named[last_part + colon + 1..])),
-            None => (named, None),
-        };
+        let (name, tag, digest) = split(text);
         let (host, path) =
             name.split_once('/').filter(|(first, _)| is_host(first)).unwrap_or((DOCKER_HUB, name));
         let host = if host == DOCKER_HUB_LEGACY { DOCKER_HUB } else { host };
@@ -72,6 +65,17 @@ impl<'a> Name<'a> {
         }
         let tag = tag.or(if digest.is_none() { Some(DEFAULT_TAG) } else { None });
         Ok(Self { host, repository, tag, digest })
+    }
+}
+
+/// The name in a reference, its tag and its digest.
+pub(super) fn split(text: &str) -> (&str, Option<&str>, Option<&str>) {
+    let (named, digest) = text.split_once('@').map_or((text, None), |(named, digest)| (named, Some(digest)));
+    // Before the last slash a colon is that of a port.
+    let last_part = named.rfind('/').map_or(0, |slash| slash + 1);
+    match named[last_part..].find(':') {
+        Some(colon) => (&named[..last_part + colon], Some(&named[last_part + colon + 1..]), digest),
+        None => (named, None, digest),
     }
 }
 

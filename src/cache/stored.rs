@@ -87,10 +87,10 @@ impl StoredSegment {
         let record = Record { durable: false, last_use: tick, digest: *digest.as_bytes() };
         let written = self.open_for_store(disk, incarnation).and_then(|files| {
             let Some(files) = files else { return Ok(false) };
-            let write =
-                write_in_steps(&files.data, data, chunk_range(chunk, self.bytes).start).and_then(|()| {
-                    files.map.write_all_at(&record.encode(self.salt, chunk), map::record_offset(chunk))
-                });
+            let offset = chunk_range(chunk, self.bytes).start;
+            let write = write_in_steps(&files.data, data, offset).and_then(|()| {
+                files.map.write_all_at(&record.encode(self.salt, chunk), map::record_offset(chunk))
+            });
             if write.is_err() {
                 // As if nothing had been written, as far as the disk lets us: the record first.
                 let cleared = files.map.write_all_at(&map::ABSENT, map::record_offset(chunk));

@@ -99,7 +99,7 @@ class Recorder:
         os.close(self.answers)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-        return self.process.wait()
+        self.process.wait()
 
 
 def objection(directory):
@@ -127,15 +127,11 @@ def profile(workplace, title, run, svg):
     finally:
         workplace.recorder = None
         recorder.stop()
+    commands = workplace.commands
     # What was inlined is left out: looking it up takes minutes.
-    script = subprocess.Popen(["perf", "script", "--no-inline", f"--input={recorder.file}"], stdout=subprocess.PIPE,
-                              stderr=subprocess.DEVNULL)
-    with open(folded, "wb") as file:
-        subprocess.run(["inferno-collapse-perf"], stdin=script.stdout, stdout=file, check=True)
-    script.stdout.close()
-    script.wait()
-    with open(svg, "wb") as file:
-        argv = ["inferno-flamegraph", f"--title={title}", f"--minwidth={SHOWN_PERCENT_MIN}", folded]
-        subprocess.run(argv, stdout=file, check=True)
+    script = ["perf", "script", "--no-inline", f"--input={recorder.file}"]
+    commands.pipe(script, ["inferno-collapse-perf"], stdout=folded)
+    argv = ["inferno-flamegraph", f"--title={title}", f"--minwidth={SHOWN_PERCENT_MIN}", folded]
+    commands.run(argv, stdout=svg)
     with open(folded, errors="replace") as lines:
         return Profile(lines)

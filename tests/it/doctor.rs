@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use crate::support::artifact::ModelArtifact;
 use crate::support::docker_registry::DockerRegistry;
 use crate::support::fault_registry::{Auth, Fault, FaultRegistry, SECRET, Target};
-use crate::support::program_file::write_program;
 use crate::support::unprivileged::{as_nobody_with_fuse, let_pass};
 use crate::workplace::{Workplace, assert_done, assert_failed, stderr, stdout};
 
@@ -103,8 +102,7 @@ fn this_machine_is_fit_and_stays_as_it_was() {
 fn a_user_is_told_what_only_root_may() {
     let workplace = Workplace::new();
     let_pass(workplace.directory.path());
-    let program = workplace.path("refmount");
-    write_program(&program, &std::fs::read(&workplace.program).unwrap());
+    let program = workplace.own_program();
     let device = workplace.path("device");
     std::fs::create_dir(&device).unwrap();
     let mut command = as_nobody_with_fuse(&device, &program);

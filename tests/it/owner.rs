@@ -7,7 +7,6 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Signal, kill_process};
 
-use crate::support::program_file::write_program;
 use crate::workplace::{
     Workplace, assert_done, assert_failed, json, shard, stderr, stdout, wait_until, workplace_with,
 };
@@ -293,8 +292,7 @@ fn without_root_it_goes_through_fusermount3() {
     let workplace = workplace_with(&["a", "dev"]);
     let done = Command::new("chown").args(["-R", "65534:65534"]).arg(workplace.directory.path()).status();
     assert!(done.unwrap().success());
-    // The program must be where that user can get at it.
-    write_program(&workplace.path("refmount"), &std::fs::read(&workplace.program).unwrap());
+    workplace.own_program();
     let as_root = "set -e
         mount -t tmpfs -o mode=0755 tmpfs dev
         mknod -m 0666 dev/fuse c 10 229

@@ -9,6 +9,8 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::program_file::write_program;
+
 /// A directory to work in, and the program run in it with nothing of the caller's environment that matters.
 pub(crate) struct Workplace {
     pub(crate) directory: TempDir,
@@ -44,6 +46,13 @@ impl Workplace {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::io::Write::write_all(&mut std::fs::File::create(path).unwrap(), content).unwrap();
+    }
+
+    /// A copy of the program, for tests that change it or whose user must get at it.
+    pub(crate) fn own_program(&self) -> PathBuf {
+        let path = self.path("refmount");
+        write_program(&path, &std::fs::read(&self.program).unwrap());
+        path
     }
 
     pub(crate) fn put_model(&self) {

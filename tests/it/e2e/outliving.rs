@@ -12,7 +12,6 @@ use serde_json::Value;
 
 use super::leftovers::{self, Open};
 use super::{mount, push, seed, status};
-use crate::support::program_file::write_program;
 use crate::workplace::{
     Workplace, assert_done, assert_failed, children, is_running, json, resident_bytes, wait_until,
 };
@@ -242,8 +241,7 @@ fn an_owner_that_is_told_to_end_between_two_servers_leaves_no_mount() {
 #[test]
 fn an_owner_whose_servers_all_die_gives_up_and_can_be_told_to_try_again() {
     let mut workplace = Workplace::new();
-    let program = workplace.path("refmount");
-    write_program(&program, &std::fs::read(&workplace.program).unwrap());
+    let program = workplace.own_program();
     workplace.program = program.clone();
     workplace.put_model();
     assert_done(&workplace.run(&["pack", "model", "oci:layout:v1"]));

@@ -102,14 +102,20 @@ fn reads_that_hang_outlive_the_end_of_a_service_that_keeps_its_mounts() {
     assert!(!targets.iter().any(|target| workplace.is_mounted(target)));
 }
 
-/// A configuration that became wrong meanwhile is no reason to lose mounts.
-#[test]
-fn a_restart_that_fails_loses_no_mount() {
+/// A service whose file `config.toml` says that mounts are kept, and its mount `a`.
+fn configured_to_keep() -> (Workplace, Service) {
     let workplace = workplace_with(&["a"]);
     workplace.put("config.toml", b"keep-mounts = true\n");
     let config = workplace.path("config.toml");
-    let mut service = Service::start(&workplace, &["--config", config.to_str().unwrap()]);
+    let service = Service::start(&workplace, &["--config", config.to_str().unwrap()]);
     assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    (workplace, service)
+}
+
+/// A configuration that became wrong meanwhile is no reason to lose mounts.
+#[test]
+fn a_restart_that_fails_loses_no_mount() {
+    let (workplace, mut service) = configured_to_keep();
     service.end_by("TERM");
     workplace.put("config.toml", b"keep-mounts = maybe\n");
     service.ask("start");
@@ -124,11 +130,7 @@ fn a_restart_that_fails_loses_no_mount() {
 /// Nor is it when the process that serves is replaced, which reads it anew: what it said before holds on.
 #[test]
 fn a_reload_of_a_wrong_configuration_goes_on_with_the_one_before() {
-    let workplace = workplace_with(&["a"]);
-    workplace.put("config.toml", b"keep-mounts = true\n");
-    let config = workplace.path("config.toml");
-    let mut service = Service::start(&workplace, &["--config", config.to_str().unwrap()]);
-    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    let (workplace, mut service) = configured_to_keep();
     workplace.put("config.toml", b"keep-mounts = maybe\n");
     for _ in 0..2 {
         let before = service.ask("state")["ready"].as_u64();

@@ -7,7 +7,6 @@ use std::process::Command;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Daemon;
-use crate::support::program_file::write_program;
 use crate::support::unprivileged::{NEWS, as_user_with_fuse, let_pass};
 use crate::workplace::{Workplace, assert_done, assert_failed, mounts_below, shard, stdout, wait_until};
 
@@ -108,9 +107,7 @@ fn without_threads_mounts_are_refused_and_those_there_are_stay() {
     let targets: Vec<String> = (0..TARGETS).map(target).chain(["dev".to_owned()]).collect();
     let workplace = Workplace::with_layout().with_directories(&targets);
     let_pass(workplace.directory.path());
-    // The program must be where that user can get at it.
-    let program = workplace.path("refmount");
-    write_program(&program, &std::fs::read(&workplace.program).unwrap());
+    let program = workplace.own_program();
     let user = format!("{NEWS}:{NEWS}");
     let owned = Command::new("chown").args(["-R", &user]).arg(workplace.directory.path()).status();
     assert!(owned.unwrap().success());

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use crate::base::{CHUNK_BYTES, Digest, Result};
@@ -70,6 +71,8 @@ pub(super) struct Segments {
     common: Common,
     members: RwLock<Vec<Member>>,
     proof: OnceLock<LayerProof>,
+    /// Raised once every feed has its part of the proof.
+    is_proven: AtomicBool,
     open: Mutex<Open>,
     /// What was counted for feeds that are not used any more.
     retired: Mutex<Counters>,
@@ -84,11 +87,11 @@ struct Open {
 
 impl Segments {
     pub(super) fn new(common: Common, members: Vec<Member>, proof: Option<LayerProof>) -> Self {
-        let proof = proof.map_or_else(OnceLock::new, OnceLock::from);
         Self {
             common,
             members: RwLock::new(members),
-            proof,
+            is_proven: AtomicBool::new(proof.is_some()),
+            proof: proof.map_or_else(OnceLock::new, OnceLock::from),
             open: Mutex::default(),
             retired: Mutex::default(),
         }
@@ -187,7 +190,9 @@ impl Segments {
         let (start, bytes) = self.extent(number);
         let common = &self.common;
         let part = StreamPart { stream: Arc::clone(&common.stream), start };
-        let proof = self.proof.get().and_then(|proof| proof.segment(number));
+        let proof_of = |number| self.proof.get().and_then(|proof| proof.segment(number));
+        let proof = proof_of(number);
+        let came_without = proof.is_none();
         let spec = SegmentSpec {
             id: SegmentId { layer: common.identity.clone(), number },
             blob: common.blob.clone(),
@@ -209,6 +214,11 @@ impl Segments {
             passages.insert(number, Arc::new(Passage::begin(Arc::clone(&made))));
         }
         open.feeds.insert(number, Arc::clone(&made));
+        drop(open);
+        // A proof that came while the feed was made may have missed it.
+        if let Some(proof) = proof_of(number).filter(|_| came_without) {
+            made.prove(proof.clone());
+        }
         Ok(made)
     }
 
@@ -250,11 +260,12 @@ impl Segments {
                 feed.prove(segment.clone());
             }
         }
+        self.is_proven.store(true, Ordering::Release);
     }
 
-    /// Whether the digests of all chunks are known.
+    /// Whether the digests of all chunks are known, and checked by.
     pub(super) fn is_proven(&self) -> bool {
-        self.proof.get().is_some() || matches!(self.common.proving, Proving::Origin)
+        self.is_proven.load(Ordering::Acquire) || matches!(self.common.proving, Proving::Origin)
     }
 
     /// Chunks of window `window`, a part of a stream of `stream_bytes`, that hold bytes of no member alone.

@@ -247,8 +247,11 @@ fn a_foreground_whose_owner_was_killed_fails() {
     let workplace = workplace_with(&["a", "b"]);
     assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
     let mut command = workplace.command(&["mount", "-f", "oci:layout:v1", "b"]);
-    let foreground = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("it is mounted", || workplace.path("b/config.json").exists());
+    let mut foreground = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Until it has its answer, it would ask a new owner again.
+    let mut line = String::new();
+    BufReader::new(foreground.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("/b, 2 files"), "{line}");
     workplace.signal_all(Signal::KILL);
     assert_failed(&foreground.wait_with_output().unwrap(), 1, "its process is gone");
 }

@@ -12,7 +12,9 @@ use std::str::FromStr;
 
 use crate::base::{Digest, Error, ErrorKind, Result};
 
-use self::name::{Name, is_host, is_well_formed_host};
+pub use self::name::is_host;
+
+use self::name::{Name, is_well_formed_host};
 
 /// What stands before the colon in references of other tools, to what only those read.
 const OTHER_TRANSPORTS: [&str; 4] = ["docker-archive", "docker-daemon", "containers-storage", "dir"];
@@ -153,9 +155,8 @@ impl FromStr for SourceRef {
                 return LayoutRef::parse(container, rest).map(Self::Layout);
             }
         }
-        if let Some((transport, _)) = text.split_once(':')
-            && OTHER_TRANSPORTS.contains(&transport)
-        {
+        let transport = text.split_once(':').map(|(transport, _)| transport);
+        if let Some(transport) = transport.filter(|transport| OTHER_TRANSPORTS.contains(transport)) {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
@@ -163,7 +164,15 @@ impl FromStr for SourceRef {
                 ),
             ));
         }
-        let registry: RegistryRef = text.parse()?;
+        let registry: RegistryRef = text.parse().map_err(|error: Error| match transport {
+            Some(typed) if is_transport(&typed.to_ascii_lowercase()) => {
+                let transport = typed.to_ascii_lowercase();
+                let text =
+                    format!("bad reference: {typed}: is no transport; write {transport}: in small letters");
+                Error::new(ErrorKind::Usage, text)
+            }
+            _ => error,
+        })?;
         Ok(match short_name(text) {
             None => Self::Registry(registry),
             // With its tag it would be read as something else.
@@ -460,5 +469,9 @@ mod tests {
         }
         let error = "docker-archive:/a.tar".parse::<SourceRef>().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
+        for typed in ["OCI:/x", "Oci-Archive:/x.tar:v1", "DIR:/x"] {
+            let error = typed.parse::<SourceRef>().unwrap_err();
+            assert!(error.to_string().contains("in small letters"), "{error}");
+        }
     }
 }

@@ -16,6 +16,9 @@ const DOCKER_HUB_OFFICIAL: &str = "library";
 
 const DEFAULT_TAG: &str = "latest";
 
+/// Hexadecimal digits of an image's ID, which tools of containers take in the place of a name.
+const ID_DIGITS: usize = 64;
+
 /// Bytes of a repository's name.
 const REPOSITORY_BYTES_MAX: usize = 255;
 
@@ -37,6 +40,11 @@ impl<'a> Name<'a> {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn parse(text: &'a str) -> Result<Self, String> {
+        if is_id(text) {
+            return Err("64 hexadecimal digits are an image's ID and no name; add a tag if they are one, \
+                        or write a digest as NAME@sha256:DIGITS"
+                .to_owned());
+        }
         let (name, tag, digest) = split(text);
         let (host, path) =
             name.split_once('/').filter(|(first, _)| is_host(first)).unwrap_or((DOCKER_HUB, name));
@@ -79,8 +87,13 @@ pub(super) fn split(text: &str) -> (&str, Option<&str>, Option<&str>) {
     }
 }
 
+fn is_id(text: &str) -> bool {
+    text.len() == ID_DIGITS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Whether the first part of a name is a registry's host.
-pub(super) fn is_host(first_part: &str) -> bool {
+#[must_use]
+pub fn is_host(first_part: &str) -> bool {
     first_part.eq_ignore_ascii_case("localhost") || first_part.contains(['.', ':'])
 }
 
@@ -188,6 +201,7 @@ mod tests {
             ("a/b___c", "no part"),
             ("a//b", "no part"),
             ("a:", "no tag"),
+            (&"0f".repeat(32), "ID and no name"),
             (&format!("a:{}", "t".repeat(TAG_BYTES_MAX + 1)), "no tag"),
             (&"a".repeat(REPOSITORY_BYTES_MAX), "longer than 255"),
         ] {
@@ -195,5 +209,7 @@ mod tests {
             assert!(said.contains(why), "{text:?}: {said}");
         }
         assert!(Name::parse(&format!("r.example/{}", "a".repeat(REPOSITORY_BYTES_MAX))).is_ok());
+        assert!(Name::parse(&format!("{}:v1", "0f".repeat(32))).is_ok());
+        assert!(Name::parse(&format!("a/{}", "0f".repeat(32))).is_ok());
     }
 }

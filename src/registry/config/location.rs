@@ -5,6 +5,7 @@
 //! containers/image compares them; but hosts in any case. Nothing here knows files; what is wrong comes back as the end of a sentence.
 
 use crate::oci::RegistryRef;
+use crate::oci::reference::is_host;
 
 /// What begins a prefix that stands for all subdomains.
 const WILDCARD: &str = "*.";
@@ -51,11 +52,6 @@ pub(super) fn location(text: &str) -> Result<String, Flaw> {
         false => Err("it must be HOST[:PORT], with a dot, a port or localhost for its host, \
                       perhaps followed by a namespace or a repository"),
     }
-}
-
-/// Whether `text` is taken for a host, and not for the first part of a name without one.
-pub(super) fn is_host(text: &str) -> bool {
-    text == "localhost" || text.contains(['.', ':'])
 }
 
 /// `:TAG` or `@DIGEST` at the end of `text`, or nothing. A port is no tag.
@@ -136,6 +132,7 @@ mod tests {
         ] {
             assert!(location(text).is_err(), "{text:?}");
         }
+        assert_eq!(prefix("LOCALHOST/a").unwrap(), "localhost/a");
         assert!(prefix("*.r.example").is_ok());
         for text in
             ["*", "*.", "*.r.example/a", "*.r.example:5000", "r.*.example", "*.*.example", "*r.example"]

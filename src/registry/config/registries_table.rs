@@ -12,6 +12,7 @@ use serde::de::IgnoredAny;
 use toml::Spanned;
 
 use crate::base::{Error, Result};
+use crate::oci::reference::is_host;
 use crate::oci::{RegistryRef, SourceRef};
 
 use super::document::{Document, Place};
@@ -209,7 +210,7 @@ fn aliases(
 
 fn alias(text: &str) -> Option<Alias> {
     let (host, _) = text.split_once('/')?;
-    let is_bare = location::is_host(host) && location::suffix(text).is_empty();
+    let is_bare = is_host(host) && location::suffix(text).is_empty();
     let RegistryRef { host, repository, .. } = text.parse().ok().filter(|_| is_bare)?;
     Some(Alias { host, repository })
 }

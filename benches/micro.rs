@@ -1,4 +1,5 @@
-//! Micro-benchmarks of what every read passes: the index of a layer, the chunk map of a segment, a hit in the cache.
+//! Micro-benchmarks of what every mount builds and every read passes: the index of a layer, the tree of its files, the
+//! chunk map of a segment, a hit in the cache.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
@@ -10,6 +11,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use refmount::base::{Algorithm, CHUNK_BYTES, Digest, RelPath};
 use refmount::cache::{Cache, CacheSettings, FreeSpaceFloor, Segment, SegmentId, Stored};
 use refmount::layer::{Entry, EntryKind, Extents, IndexParts, LayerIndex, LayerStream, Timestamp};
+use refmount::tree::{LayerRole, Tree, TreeLayer};
 use tempfile::TempDir;
 
 /// Entries of an index: a root file system with many packages.
@@ -118,6 +120,25 @@ fn store(segment: &Segment, chunk: u64, data: &[u8]) {
     assert_eq!(segment.store(chunk, data, blake3::hash(data), segment.epoch()), Stored::Stored);
 }
 
+fn tree(criterion: &mut Criterion) {
+    let archive = |name: &[u8], entries| {
+        let parts = parts(&Digest::of(Algorithm::Sha256, name), entries);
+        let index = Arc::new(LayerIndex::new(parts).unwrap());
+        TreeLayer { index, directory: None, role: LayerRole::Archive }
+    };
+    let alone = [archive(b"lower", (0..ENTRIES).map(entry).collect())];
+    let merged = [alone[0].clone(), archive(b"upper", vec![entry(0)])];
+    let mut group = criterion.benchmark_group("tree");
+    group.throughput(Throughput::Elements(ENTRIES)).sample_size(10);
+    group.bench_function("build from a layer", |bencher| {
+        bencher.iter_with_large_drop(|| Tree::build(&alone).unwrap());
+    });
+    group.bench_function("build from two layers", |bencher| {
+        bencher.iter_with_large_drop(|| Tree::build(&merged).unwrap());
+    });
+    group.finish();
+}
+
 fn chunk_map(criterion: &mut Criterion) {
     let (_directory, segment) = segment();
     let mut group = criterion.benchmark_group("chunk map");
@@ -176,6 +197,6 @@ criterion_group! {
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = layer_index, chunk_map, cache_hit
+    targets = layer_index, tree, chunk_map, cache_hit
 }
 criterion_main!(benches);

@@ -134,19 +134,3 @@ fn a_node_of_a_large_archive_is_small() {
     // Beside the name: the node, and its place among its parent's children.
     assert!(size_of::<Node>() + size_of::<u32>() <= 120, "{}", size_of::<Node>());
 }
-
-/// The time is not tested, as machines differ; `cargo test --release -- --ignored --nocapture million` shows it.
-#[test]
-#[ignore = "a measurement"]
-fn a_million_entries() {
-    let entries: Vec<Entry> = (0..1_000_000)
-        .map(|number| file(&format!("usr/lib/{:03}/file-{number:07}", number % 997), 1))
-        .collect();
-    let layer = layer(LayerRole::Archive, entries);
-    for layers in [vec![layer.clone()], vec![layer, archive(vec![file("x", 1)])]] {
-        let start = crate::base::clock::now();
-        let tree = Tree::build(&layers).unwrap();
-        println!("{} layers: {:?}, {} bytes a node", layers.len(), start.elapsed(), size_of::<Node>());
-        assert!(tree.files().count() >= 1_000_000);
-    }
-}

@@ -1,6 +1,7 @@
 //! A registry behind TLS with the certificate of a private authority, which wants a user and a password, and may want
 //! the certificate of a client too.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use super::{PASSWORD, REPOSITORY, Site, USER, origin};
 use crate::support::authority::{Authority, openssl};
 use crate::support::nginx::Nginx;
-use crate::workplace::{assert_done, stderr, stdout};
+use crate::workplace::{assert_done, stderr, stdout, wait_until};
 
 /// Such a registry.
 pub(super) struct Secured {
@@ -112,6 +113,23 @@ fn an_authority_of_the_machine_is_trusted() {
     site.read_slowly(Duration::ZERO);
     site.assert_reads_whole();
     site.assert_discreet(&[]);
+}
+
+#[test]
+fn manifests_come_over_http_2_and_ranges_of_blobs_over_connections_of_their_own() {
+    let registry = Secured::start(false);
+    let site = registry.site();
+    assert_done(&site.run(&mut registry.trusting_mount(&site)));
+    site.read_slowly(Duration::ZERO);
+    let spoken_for = |kind: &str| -> BTreeSet<String> {
+        let passages = registry.proxy.passages().into_iter().filter(|passage| passage.path.contains(kind));
+        passages.map(|passage| passage.protocol).collect()
+    };
+    wait_until("both are logged", || {
+        ["/manifests/", "/blobs/"].iter().all(|kind| !spoken_for(kind).is_empty())
+    });
+    assert_eq!(spoken_for("/manifests/"), ["HTTP/2.0".to_owned()].into());
+    assert_eq!(spoken_for("/blobs/"), ["HTTP/1.1".to_owned()].into());
 }
 
 #[test]

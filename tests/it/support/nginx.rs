@@ -23,6 +23,8 @@ pub(crate) struct Passage {
     pub(crate) status: u16,
     /// Whether it came with `Authorization`.
     pub(crate) is_authorized: bool,
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub(crate) protocol: String,
     /// Without the query.
     pub(crate) path: String,
 }
@@ -63,9 +65,10 @@ impl Nginx {
     pub(crate) fn passages(&self) -> Vec<Passage> {
         let log = std::fs::read_to_string(&self.access_log).unwrap();
         let parse = |line: &str| {
-            let mut words = line.splitn(3, ' ');
+            let mut words = line.splitn(4, ' ');
             let (status, is_authorized) = (words.next()?.parse().ok()?, words.next()? == "yes");
-            Some(Passage { status, is_authorized, path: words.next()?.to_owned() })
+            let (protocol, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+            Some(Passage { status, is_authorized, protocol, path })
         };
         log.lines().filter_map(parse).collect()
     }
@@ -83,7 +86,7 @@ fn configuration(directory: &TempDir, listen: &str, server: &str) -> String {
         "daemon off;\n{user}\nworker_processes 1;\npid {place}/pid;\nerror_log stderr notice;\n\
          events {{ worker_connections 256; }}\n\
          http {{\n{temporary}map $http_authorization $is_authorized {{ '' no; default yes; }}\n\
-         log_format short '$status $is_authorized $uri';\n\
+         log_format short '$status $is_authorized $server_protocol $uri';\n\
          access_log {place}/access.log short;\nserver {{\nlisten {listen};\n{server}\n}}\n}}\n"
     )
 }

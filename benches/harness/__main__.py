@@ -73,6 +73,10 @@ def main():
     cases = [case for case in all_cases() if not options.cases or case.name in options.cases]
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         sys.exit("/dev/fuse is missing or not for this user: without it nothing is mounted, and nothing measured")
+    place = tempfile.gettempdir()
+    objection = machine.objection(machine.file_system(place), shutil.disk_usage(place).free, options.quick)
+    if objection:
+        sys.exit(f"{place}, where the data would be made, {objection}")
     # Before anything is installed and built.
     if options.check:
         return
@@ -82,9 +86,6 @@ def main():
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda ended_by, _: sys.exit(128 + ended_by))
     with tempfile.TemporaryDirectory(prefix="refmount-bench-") as root:
-        objection = machine.objection(machine.file_system(root), shutil.disk_usage(root).free, options.quick)
-        if objection:
-            sys.exit(f"{os.path.dirname(root)}, where the data would be made, {objection}")
         objection = options.profile and profile_objection(root)
         if objection:
             sys.exit(f"nothing can be profiled: {objection}")

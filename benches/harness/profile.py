@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 PROGRAMS = ["perf", "inferno-collapse-perf", "inferno-flamegraph"]
@@ -16,6 +17,10 @@ PROGRAMS = ["perf", "inferno-collapse-perf", "inferno-flamegraph"]
 SAMPLES_PER_SECOND = 299
 # Enough of each stack to unwind what reads, writes and digests.
 STACK_BYTES = 8192
+
+# For an answer; for the end, in which it writes what it holds.
+ANSWER_SECONDS_MAX = 30
+END_SECONDS_MAX = 120
 
 # In a flame graph: what takes less is part of what it was called by.
 SHOWN_PERCENT_MIN = 0.4
@@ -87,8 +92,10 @@ class Recorder:
 
     def _tell(self, what):
         os.write(self.control, what.encode() + b"\n")
-        answer = b""
+        answer, deadline = b"", time.monotonic() + ANSWER_SECONDS_MAX
         while b"ack" not in answer:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"perf has not answered for {ANSWER_SECONDS_MAX} s")
             if self.process.poll() is not None:
                 raise RuntimeError(f"perf has ended with {self.process.returncode}")
             if select.select([self.answers], [], [], 0.1)[0]:
@@ -99,7 +106,11 @@ class Recorder:
         os.close(self.answers)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-        self.process.wait()
+        try:
+            self.process.wait(END_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def objection(directory):

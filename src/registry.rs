@@ -35,6 +35,7 @@ mod layout_index;
 mod layout_writer;
 mod layout_referrers;
 mod local_file;
+mod pace;
 pub mod probe;
 mod record;
 mod redirect;

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, ErrorKind, Result, clock};
 
+use super::pace::Trickle;
 use super::transport::Landed;
 
 /// Reads a whole body of at most `bytes_max` bytes.
@@ -89,6 +90,7 @@ impl<F> Incoming<F> {
 /// Why a body does not go on.
 enum Cut {
     Stalled(Duration),
+    Trickles(Trickle),
     Ended(Option<reqwest::Error>),
 }
 
@@ -102,6 +104,11 @@ impl Cut {
             Self::Stalled(timeout) => {
                 let seconds = timeout.as_secs_f32();
                 let message = format!("{what}: stalled {progress}, nothing came for {seconds} s");
+                Error::new(ErrorKind::TimedOut, message)
+            }
+            Self::Trickles(Trickle { bytes, waited }) => {
+                let seconds = waited.as_secs_f32();
+                let message = format!("{what}: too slow {progress}, {bytes} bytes came in {seconds:.1} s");
                 Error::new(ErrorKind::TimedOut, message)
             }
             Self::Ended(cause) => {
@@ -118,11 +125,15 @@ impl Cut {
 /// The next piece that is not empty. Only the time in which somebody waits for it counts as inactivity: a
 /// reader may take its time between pieces.
 async fn piece(landed: &mut Landed) -> Result<Option<Bytes>, Cut> {
-    let timeout = landed.inactivity_timeout;
+    let (begun, timeout) = (clock::now(), landed.pace.inactivity_timeout());
     loop {
         match tokio::time::timeout(timeout, landed.response.chunk()).await {
             Ok(Ok(Some(piece))) if piece.is_empty() => {}
-            Ok(Ok(piece)) => return Ok(piece),
+            Ok(Ok(None)) => return Ok(None),
+            Ok(Ok(Some(piece))) => {
+                landed.pace.came(piece.len(), begun.elapsed()).map_err(Cut::Trickles)?;
+                return Ok(Some(piece));
+            }
             Ok(Err(error)) => return Err(Cut::Ended(Some(error))),
             Err(_) => return Err(Cut::Stalled(timeout)),
         }

@@ -1,6 +1,6 @@
 //! [`RegistrySource`]: a repository that several hosts may serve, mirrors before the registry itself.
 //!
-//! A mirror gets one attempt; when it fails, stalls, lacks what was asked for or has served wrong bytes, it is set aside
+//! A mirror gets one attempt; when it fails, stalls, trickles, lacks what was asked for or has served wrong bytes, it is set aside
 //! and the next host takes over, for manifests and for every single range of a blob. The registry comes last and is
 //! asked as often as the retry budget allows. Which bytes are wrong is found out elsewhere; here it only counts who
 //! served them.

@@ -19,6 +19,7 @@ use crate::base::{Error, ErrorKind, Result};
 
 use super::SourceOptions;
 use super::endpoint::{is_loopback, shown_host};
+use super::pace::Pace;
 use super::redirect::{is_redirect, target};
 use super::route::HostRoute;
 use super::tls::Trust;
@@ -29,6 +30,8 @@ use super::traffic::{self, HostTraffic};
 pub(super) struct Patience {
     connect_timeout: Duration,
     inactivity_timeout: Duration,
+    /// Whether there is nobody else to ask.
+    is_last: bool,
 }
 
 /// How long a mirror may take to be reached, and how long it may make no progress, unless told otherwise: there is
@@ -50,7 +53,16 @@ impl Patience {
             connect = connect.min(MIRROR_CONNECT_TIMEOUT);
             inactivity = MIRROR_INACTIVITY_TIMEOUT.min(mirror_share(mirrors, options));
         }
-        Self { connect_timeout: route.connect_timeout.unwrap_or(connect), inactivity_timeout: inactivity }
+        Self {
+            connect_timeout: route.connect_timeout.unwrap_or(connect),
+            inactivity_timeout: inactivity,
+            is_last: !route.is_mirror,
+        }
+    }
+
+    /// With which a body comes.
+    fn pace(&self) -> Pace {
+        Pace::new(self.inactivity_timeout, self.is_last)
     }
 }
 
@@ -86,8 +98,8 @@ struct ClientKind {
 #[derive(Debug)]
 pub(super) struct Landed {
     pub(super) response: Response,
-    /// How long its body may make no progress.
-    pub(super) inactivity_timeout: Duration,
+    /// How its body has to come.
+    pub(super) pace: Pace,
     /// Where it came from.
     pub(super) url: Url,
     /// Whether every hop stayed at the first one's origin.
@@ -125,12 +137,7 @@ impl Transport {
             }
             let response = self.send(request, what, &url).await?;
             if !is_redirect(response.status()) {
-                return Ok(Landed {
-                    response,
-                    inactivity_timeout: self.patience.inactivity_timeout,
-                    url,
-                    at_origin,
-                });
+                return Ok(Landed { response, pace: self.patience.pace(), url, at_origin });
             }
             url = target(&url, response.headers()).map_err(|error| error.context(what))?;
             at_origin &= url.origin() == origin;
@@ -151,7 +158,7 @@ impl Transport {
             .header(reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(form);
         let response = self.send(request, what, &url).await?;
-        Ok(Landed { response, inactivity_timeout: self.patience.inactivity_timeout, url, at_origin: true })
+        Ok(Landed { response, pace: self.patience.pace(), url, at_origin: true })
     }
 
     /// Waits for the head of the answer. The client's own timeout would count the time in which nobody reads

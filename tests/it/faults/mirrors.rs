@@ -1,6 +1,8 @@
 //! Mirrors that go wrong before a registry that does not: readers get the right bytes and no error, and `status` says who
 //! failed.
 
+use std::time::Duration;
+
 use ::bytes::Bytes;
 use refmount::base::clock;
 use refmount::oci::media_type;
@@ -166,6 +168,16 @@ fn a_mirror_that_stalls_is_followed_by_the_registry_at_the_next_byte() {
         all.assert_failed(0, "stalled");
         assert_eq!(all.site.ranges(SHARD)[0].start, after as u64);
     }
+}
+
+#[test]
+fn a_mirror_that_trickles_is_followed_by_the_registry() {
+    let all = Mirrored::mounted(1, &["--read-timeout=15"]);
+    let trickle = Delivery::Trickle(100, Duration::from_millis(100));
+    all.mirrors[0].faults(Target::Blob, 0, usize::MAX, Fault::Delivery(trickle));
+    all.site.assert_reads(SHARD, 0..MIB);
+    all.assert_failed(0, "too slow after");
+    assert_ne!(all.site.ranges(SHARD)[0].start, 0, "what came was not taken");
 }
 
 #[test]

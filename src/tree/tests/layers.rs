@@ -134,3 +134,14 @@ fn a_node_of_a_large_archive_is_small() {
     // Beside the name: the node, and its place among its parent's children.
     assert!(size_of::<Node>() + size_of::<u32>() <= 120, "{}", size_of::<Node>());
 }
+
+#[test]
+fn a_million_entries() {
+    let path = |number: u32| format!("usr/lib/{:03}/file-{number:07}", number % 997);
+    let layer = layer(LayerRole::Archive, (0..1_000_000).map(|number| file(&path(number), 1)).collect());
+    for layers in [vec![layer.clone()], vec![layer, archive(vec![file("x", 1)])]] {
+        let tree = Tree::build(&layers).unwrap();
+        assert!(tree.files().count() >= 1_000_000);
+        assert!(matches!(inode(&tree, &path(999_999)).kind, InodeKind::File(_)));
+    }
+}

@@ -42,7 +42,9 @@ async fn what_was_read_whole_is_verified_and_its_index_with_it() {
         let mount = site.open(&layers);
         let index = mount.index().await;
         let large = body(&index, "model-1.bin");
-        assert_eq!(mount.content.standing(&body(&index, "config.json")), Standing::Pending);
+        let small = body(&index, "config.json");
+        until("what was read of it is stored", || mount.content.standing(&small) != Standing::Absent).await;
+        assert_eq!(mount.content.standing(&small), Standing::Pending);
         site.read_all(&mount).await;
         // Without a pause: the very moment it is said, it holds.
         while !mount.layer.is_proven() {

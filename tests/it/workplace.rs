@@ -172,7 +172,7 @@ pub(crate) fn mounts_below(directory: &Path) -> Vec<PathBuf> {
 
 /// Asks `done` again and again until it says yes; fails the test after a time that no machine needs.
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..6000 {
+    for _ in 0..15_000 {
         if done() {
             return;
         }

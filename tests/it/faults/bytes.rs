@@ -54,8 +54,8 @@ fn with_verification_before_reading_no_wrong_byte_is_ever_served() {
     let site = Site::mounted(&[PATIENT, "--verify=before-read"]);
     site.registry.fault(Target::Blob, Fault::WrongByte(2 * MIB as usize + 1));
     site.assert_reads(OTHER, 2 * MIB..2 * MIB + 10);
-    assert_eq!(site.status()["rejected_chunks"], 3);
     assert_eq!(site.status_of(OTHER)["standing"], "proven");
+    wait_until("the rejection is counted", || site.status()["rejected_chunks"] == 3);
     site.registry.faults(Target::Blob, 0, usize::MAX, Fault::WrongByte(5));
     site.assert_fails(SHARD, MIB, &["do not match the digest"]);
     site.assert_fails(SHARD, 11 * MIB, &["do not match the digest"]);

@@ -111,6 +111,7 @@ async fn an_owner_gives_way_to_one_with_other_limits_only_after_its_last_mount()
     let directory = tempfile::tempdir().unwrap();
     let (_, client, mut owner) = start(directory.path());
     owner.last_mount_grace = Duration::from_secs(60);
+    let mut count = owner.mounts().count();
     let running = tokio::spawn(owner.run());
     let other_size = WantedLimits { cache_bytes_max: Some(1 << 20), ..WantedLimits::default() };
     let other_floor =
@@ -126,7 +127,8 @@ async fn an_owner_gives_way_to_one_with_other_limits_only_after_its_last_mount()
     }
     client.mount_within(&request("/c"), same).await.unwrap();
     client.unmount(Path::new("/c")).await.unwrap();
-    assert!(client.ended(Path::new("/c")).await.unwrap());
+    // Its place is free before all of it is gone.
+    count.wait_for(|count| *count == 0).await.unwrap();
     let refused = client.mount_within(&request("/d"), other_floor).await;
     assert!(matches!(refused, Err(Unanswered::NoOwner(_))), "{refused:?}");
     running.await.unwrap();

@@ -6,6 +6,7 @@
 //! sees mounts through [`mounts::Mounter`].
 
 pub mod api;
+pub mod bodies;
 pub mod client;
 pub mod content;
 pub mod locate;

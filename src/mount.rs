@@ -123,7 +123,7 @@ pub struct MountRequest {
 
 /// What [`MountRequest::read_timeout`] is unless it is said: some seconds below the two minutes after which the kernel
 /// reports a reader as hung.
-fn usual_read_timeout() -> Duration {
+pub(crate) fn usual_read_timeout() -> Duration {
     chosen::READ_TIMEOUT
 }
 

@@ -3,7 +3,7 @@
 use crate::base::{Error, ErrorKind, Result};
 use crate::cache::{Cache, CacheInfo, CachePaths, PruneReport};
 use crate::daemon::Client;
-use crate::daemon::api::PruneRequest;
+use crate::daemon::bodies::PruneRequest;
 use crate::daemon::client::Unanswered;
 use crate::daemon::server::prune_of;
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::cache::{CacheSettings, FreeSpaceFloor};
-use crate::daemon::api::{ArtifactBody, WantedLimits};
+use crate::daemon::api::WantedLimits;
+use crate::daemon::bodies::ArtifactBody;
 use crate::daemon::start::OwnerCommand;
 use crate::mount::{ArtifactRequest, MountRequest, PrefetchPolicy, PullPolicy, VerifyPolicy};
 use crate::oci::{SourceRef, behind_user};

@@ -8,8 +8,9 @@ use crate::base::{Error, ErrorKind, Result, ResultExt as _, clock};
 use crate::cache::CachePaths;
 use crate::daemon::Client;
 use crate::daemon::api::OwnerInfo;
+use crate::daemon::bodies::UpgradeRequest;
 use crate::daemon::client::Unanswered;
-use crate::daemon::upgrade::{UpgradeBegun, UpgradeRequest};
+use crate::daemon::upgrade::UpgradeBegun;
 
 use super::args::{GlobalArgs, UpgradeArgs};
 use super::exit::Failure;

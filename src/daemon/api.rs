@@ -1,4 +1,5 @@
-//! What travels over the control socket. Version 1; fields are added, never changed.
+//! What travels over the control socket, beside the bodies of requests ([`super::bodies`]). Version 1; fields are added,
+//! never changed.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use crate::mount::{ArtifactRequest, MountRequest, held};
 
 /// GET: [`OwnerInfo`].
 pub const VERSION: &str = "/v1/version";
-/// GET: a list of [`crate::mount::MountSummary`]. POST [`MountBody`]: one. DELETE with [`TargetQuery`].
+/// GET: a list of [`crate::mount::MountSummary`]. POST [`MountBody`][super::bodies::MountBody]: one. DELETE with [`TargetQuery`].
 pub const MOUNTS: &str = "/v1/mounts";
 /// GET with [`TargetQuery`]: [`crate::mount::MountStatus`].
 pub const STATUS: &str = "/v1/mounts/status";
@@ -22,20 +23,20 @@ pub const ENDED: &str = "/v1/mounts/ended";
 pub const PENDING: &str = "/v1/mounts/pending";
 /// GET: what the cache says of itself.
 pub const CACHE: &str = "/v1/cache";
-/// POST [`PruneRequest`]: what was dropped.
+/// POST [`PruneRequest`][super::bodies::PruneRequest]: what was dropped.
 pub const PRUNE: &str = "/v1/cache/prune";
 
 /// GET: [`crate::mount::CacheContent`].
 pub const CONTENT: &str = "/v1/cache/content";
-/// GET: a list of [`PinSummary`]. POST [`ArtifactBody`]: one. DELETE with [`ReferenceQuery`]: those that are gone.
+/// GET: a list of [`PinSummary`]. POST [`ArtifactBody`][super::bodies::ArtifactBody]: one. DELETE with [`ReferenceQuery`]: those that are gone.
 pub const PINS: &str = "/v1/cache/pins";
-/// GET: a list of [`crate::mount::WarmStatus`]. POST [`ArtifactBody`]: one. DELETE with [`WarmQuery`].
+/// GET: a list of [`crate::mount::WarmStatus`]. POST [`ArtifactBody`][super::bodies::ArtifactBody]: one. DELETE with [`WarmQuery`].
 pub const WARMS: &str = "/v1/warms";
 /// GET with [`WarmStatusQuery`]: [`crate::mount::WarmStatus`].
 pub const WARM_STATUS: &str = "/v1/warms/status";
 /// GET: [`Health`].
 pub const HEALTH: &str = "/v1/health";
-/// POST [`super::upgrade::UpgradeRequest`]: [`super::upgrade::UpgradeBegun`].
+/// POST [`super::bodies::UpgradeRequest`]: [`super::upgrade::UpgradeBegun`].
 pub const UPGRADE: &str = "/v1/upgrade";
 
 /// Bytes of a request. The largest is a mount request: two paths and a few file names.
@@ -113,25 +114,12 @@ impl OwnerInfo {
 
 /// The bounds that the cache shall have. An owner without mounts, whose bounds are others, leaves the request to
 /// the next owner; one with mounts keeps its own.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct WantedLimits {
     /// What it may hold, in bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_bytes_max: Option<u64>,
     /// What stays free of its file system.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_free_space_min: Option<FreeSpaceFloor>,
-}
-
-/// What is to be mounted, and in what cache.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct MountBody {
-    /// The mount.
-    #[serde(flatten)]
-    pub request: MountRequest,
-    /// The bounds of the cache.
-    #[serde(flatten)]
-    pub limits: WantedLimits,
 }
 
 /// Which mount is meant.
@@ -139,17 +127,6 @@ pub struct MountBody {
 pub struct TargetQuery {
     /// The mount point, absolute.
     pub target: PathBuf,
-}
-
-/// Which artifact is to be fetched or pinned, and in what cache.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct ArtifactBody {
-    /// The artifact.
-    #[serde(flatten)]
-    pub request: ArtifactRequest,
-    /// The bounds of the cache.
-    #[serde(flatten)]
-    pub limits: WantedLimits,
 }
 
 /// Which pins are meant.
@@ -237,14 +214,6 @@ pub enum HealthStatus {
 pub struct Ended {
     /// Gone; otherwise the question should be asked again.
     pub ended: bool,
-}
-
-/// What is dropped from the cache.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-pub struct PruneRequest {
-    /// Also what mounts have cached, except what is being read.
-    #[serde(default)]
-    pub all: bool,
 }
 
 /// An error on its way to the client.

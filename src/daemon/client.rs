@@ -15,11 +15,12 @@ use crate::cache::{CacheInfo, PruneReport};
 use crate::mount::{CacheContent, MountRequest, MountStatus, MountSummary, WarmStatus};
 
 use super::api::{
-    self, ArtifactBody, Ended, ErrorBody, Health, MountBody, OwnerInfo, PinSummary, PruneRequest,
-    ReferenceQuery, TargetQuery, WantedLimits, WarmQuery, WarmStatusQuery,
+    self, Ended, ErrorBody, Health, OwnerInfo, PinSummary, ReferenceQuery, TargetQuery, WantedLimits,
+    WarmQuery, WarmStatusQuery,
 };
+use super::bodies::{ArtifactBody, MountBody, PruneRequest, UpgradeRequest};
 use super::persisted::Pending;
-use super::upgrade::{UpgradeBegun, UpgradeRequest};
+use super::upgrade::UpgradeBegun;
 
 /// How long a request that only looks something up may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);

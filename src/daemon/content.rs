@@ -11,7 +11,8 @@ use crate::base::{Digest, Error, ErrorKind};
 use crate::cache::PinnedArtifact;
 use crate::mount::{self, CacheContent, WarmStatus, held};
 
-use super::api::{ArtifactBody, PinSummary, ReferenceQuery, WarmQuery, WarmStatusQuery};
+use super::api::{PinSummary, ReferenceQuery, WarmQuery, WarmStatusQuery};
+use super::bodies::ArtifactBody;
 use super::server::{Asked, Body, Refusal, Served, ending, on_disk};
 
 /// How long a question that waits for the end of a warming is held.

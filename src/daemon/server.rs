@@ -3,6 +3,7 @@
 //! The socket is made beside its place with mode 0600 and renamed into it, so that it is never there for
 //! others; and every connection's peer must be the owner's user or root, which holds even where a mode does not.
 
+use std::error::Error as _;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,15 +22,13 @@ use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::cache::{Cache, Prune};
 use crate::keeper::Keeper;
 
-use super::api::{
-    self, Ended, ErrorBody, Health, HealthStatus, MountBody, OwnerInfo, PruneRequest, TargetQuery,
-    WantedLimits,
-};
+use super::api::{self, Ended, ErrorBody, Health, HealthStatus, OwnerInfo, TargetQuery, WantedLimits};
+use super::bodies::{MountBody, PruneRequest, UpgradeRequest};
 use super::content;
 use super::locate;
 use super::mounts::{Answer, Mounts};
 use super::persisted::{Pending, Records};
-use super::upgrade::{self, UpgradeBegun, UpgradeRequest};
+use super::upgrade::{self, UpgradeBegun};
 use super::warms::Warms;
 use super::watch::{self, Watch};
 
@@ -212,13 +211,20 @@ impl From<Error> for Refusal {
 
 impl From<JsonRejection> for Refusal {
     fn from(rejection: JsonRejection) -> Self {
-        Self(Error::new(ErrorKind::Usage, format!("bad request: {}", rejection.body_text())))
+        // What is wrong with the body, without how we came to read it.
+        Self::not_understood(&rejection.source().map_or_else(|| rejection.body_text(), ToString::to_string))
     }
 }
 
 impl From<QueryRejection> for Refusal {
     fn from(rejection: QueryRejection) -> Self {
-        Self(Error::new(ErrorKind::Usage, format!("bad request: {}", rejection.body_text())))
+        Self::not_understood(&rejection.body_text())
+    }
+}
+
+impl Refusal {
+    fn not_understood(why: &str) -> Self {
+        Self(Error::new(ErrorKind::Usage, format!("{} does not understand the request: {why}", own_name())))
     }
 }
 
@@ -244,13 +250,14 @@ async fn not_allowed(method: Method, uri: Uri) -> Response {
     refused(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} {}", uri.path()))
 }
 
-/// For a client that is newer than this program, it is not its arguments that are wrong.
+/// This program, for a client that may be newer: it is not its arguments that are wrong then.
+fn own_name() -> String {
+    format!("the owner of the cache (refmount {})", env!("CARGO_PKG_VERSION"))
+}
+
 fn refused(status: StatusCode, what: &str) -> Response {
-    let version = env!("CARGO_PKG_VERSION");
-    let error = Error::new(
-        ErrorKind::Unsupported,
-        format!("the owner of the cache (refmount {version}) does not know the request {what}"),
-    );
+    let text = format!("{} does not know the request {what}", own_name());
+    let error = Error::new(ErrorKind::Unsupported, text);
     (status, Json(ErrorBody::from(&error))).into_response()
 }
 

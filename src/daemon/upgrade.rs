@@ -5,7 +5,7 @@
 //! that the holder decides: it starts the program, and goes back to the one before should it not come to serve (see
 //! [`crate::keeper`]).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,8 @@ use tokio::time::timeout;
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::keeper::{Keeper, SERVER};
 use crate::mount::{LEFT_FORMAT, NUMBERING};
+
+use super::bodies::UpgradeRequest;
 
 /// The argument with which a program says what it goes on with, after the one that makes it a server.
 pub const HANDOVER_VERSION: &str = "--handover-version";
@@ -63,13 +65,6 @@ impl Handover {
             format!("refmount {} {why}; unmount everything, then start it", next.version),
         ))
     }
-}
-
-/// Which program is to serve from now on.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct UpgradeRequest {
-    /// Its path, absolute.
-    pub program: PathBuf,
 }
 
 /// What is going to happen.

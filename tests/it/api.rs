@@ -1,5 +1,7 @@
 //! The control API as docs/api/openapi.json describes it: every request is in there, and every answer is what it says.
 
+mod bodies;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;

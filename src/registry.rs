@@ -191,7 +191,7 @@ impl Debug for BlobBody {
 }
 
 /// How a source is reached.
-#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(default)]
 pub struct SourceOptions {
     /// Plain HTTP also to hosts that are not loopback addresses.

@@ -84,7 +84,7 @@ pub(super) async fn warm_status(
     query: Asked<WarmStatusQuery>,
 ) -> Result<Json<WarmStatus>, Refusal> {
     let Query(WarmStatusQuery { id, wait }) = query?;
-    let warming = served.warms.get(id)?;
+    let warming = served.warms.get(id).await?;
     if wait {
         let mut state = warming.state();
         // Otherwise it is asked again.
@@ -98,6 +98,6 @@ pub(super) async fn cancel(
     query: Asked<WarmQuery>,
 ) -> Result<StatusCode, Refusal> {
     let Query(WarmQuery { id }) = query?;
-    served.warms.get(id)?.cancel();
+    served.warms.get(id).await?.cancel();
     Ok(StatusCode::NO_CONTENT)
 }

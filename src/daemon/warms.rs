@@ -1,7 +1,8 @@
 //! The warmings of one owner: those that go on, and the last ones that are over.
 //!
-//! A warming keeps its owner alive as a mount does. Whoever holds for the server keeps its request, so that the next server
-//! goes on with it under the same number.
+//! Whoever asks for what is being warmed already, or is just beginning to be, gets that one; and it goes on without whoever
+//! asked for it. A warming keeps its owner alive as a mount does. Whoever holds for the server keeps its request, so that
+//! the next server goes on with it under the same number.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,13 +11,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::MemfdFlags;
+use tokio::sync::watch;
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
 use crate::indexing::Layers;
 use crate::keeper::{Inherited, Keeper};
 use crate::mount::{ArtifactRequest, WarmStatus, Warming};
 
-use super::mounts::Mounts;
+use super::mounts::{Hold, Mounts};
 
 /// Warmings that are over and still told of.
 const OVER_MAX: usize = 32;
@@ -36,7 +38,45 @@ pub struct Warms {
 #[derive(Debug, Default)]
 struct State {
     next_id: u64,
-    warmings: VecDeque<(u64, Arc<Warming>)>,
+    all: VecDeque<Begun>,
+}
+
+/// What became of a request; nothing as long as it is not known.
+type Outcome = Option<Result<Arc<Warming>>>;
+
+/// What was asked for, and its warming once what that names is resolved.
+#[derive(Clone, Debug)]
+struct Begun {
+    id: u64,
+    request: ArtifactRequest,
+    /// Closed without an outcome if there will be none.
+    outcome: watch::Receiver<Outcome>,
+}
+
+impl Begun {
+    fn warming(&self) -> Option<Arc<Warming>> {
+        self.outcome.borrow().as_ref()?.as_ref().ok().cloned()
+    }
+
+    fn is_over(&self) -> bool {
+        match &*self.outcome.borrow() {
+            Some(Ok(warming)) => warming.state().borrow().is_over(),
+            Some(Err(_)) => true,
+            None => self.outcome.has_changed().is_err(),
+        }
+    }
+
+    /// The warming, as soon as it is known.
+    async fn known(mut self) -> Result<Arc<Warming>> {
+        match self.outcome.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(result)) => result.clone(),
+            _ => {
+                let reference = &self.request.reference;
+                let text = format!("warming {reference} was given up inside the owner; its log says why");
+                Err(Error::new(ErrorKind::Io, text))
+            }
+        }
+    }
 }
 
 impl Warms {
@@ -59,20 +99,23 @@ impl Warms {
             inherited.kept.keys().filter_map(|name| Some((name.clone(), is_ours(name)?))).collect();
         for (name, id) in ids {
             let kept = inherited.kept.remove(&name).and_then(|mut kept| kept.pop());
-            {
-                let mut state = self.state();
-                state.next_id = state.next_id.max(id + 1);
-            }
-            let Some(request) = kept.and_then(|file| read(file).ok()) else {
-                self.forget(id, Keeper::forget);
-                continue;
-            };
-            let warms = Arc::clone(self);
-            tokio::spawn(async move {
-                if let Err(error) = warms.begin_as(id, request).await {
-                    tracing::warn!(id, error = error.chain(), "a warming does not go on");
+            let mut state = self.state();
+            state.next_id = state.next_id.max(id + 1);
+            match (kept.and_then(|file| read(file).ok()), self.mounts.hold()) {
+                (Some(request), Some(hold)) => {
+                    let begun = self.start(&mut state, id, request, hold, false);
+                    // Nobody asked for it who would hear of that.
+                    tokio::spawn(async move {
+                        if let Err(error) = begun.known().await {
+                            tracing::warn!(id, error = error.chain(), "a warming does not go on");
+                        }
+                    });
                 }
-            });
+                _ => {
+                    drop(state);
+                    self.forget(id, Keeper::forget);
+                }
+            }
         }
     }
 
@@ -81,60 +124,76 @@ impl Warms {
     /// # Errors
     /// As [`Warming::begin`].
     pub async fn begin(self: &Arc<Self>, request: ArtifactRequest) -> Result<Option<Arc<Warming>>> {
-        let id = {
-            let mut state = self.state();
-            let same = state.warmings.iter().find(|(_, warming)| {
-                !warming.state().borrow().is_over() && warming.request().is_same(&request)
-            });
-            if let Some((_, warming)) = same {
-                return Ok(Some(Arc::clone(warming)));
-            }
-            state.next_id += 1;
-            state.next_id - 1
-        };
-        self.keep(id, &request);
-        self.begin_as(id, request).await
+        let Some(begun) = self.begun_for(request) else { return Ok(None) };
+        begun.known().await.map(Some)
     }
 
-    async fn begin_as(self: &Arc<Self>, id: u64, request: ArtifactRequest) -> Result<Option<Arc<Warming>>> {
-        let Some(hold) = self.mounts.hold() else { return Ok(None) };
-        let warming = match Warming::begin(id, request, &self.layers).await {
-            Ok(warming) => warming,
-            Err(error) => {
-                self.forget(id, Keeper::forget_done);
-                return Err(error);
-            }
-        };
-        self.state().add(id, Arc::clone(&warming));
-        let (warms, mut state) = (Arc::clone(self), warming.state());
+    /// What `request` leads to, begun now unless it goes on already; nothing if this owner is ending.
+    fn begun_for(self: &Arc<Self>, request: ArtifactRequest) -> Option<Begun> {
+        let mut state = self.state();
+        let is_same = |begun: &&Begun| begun.request.is_same(&request) && !begun.is_over();
+        if let Some(same) = state.all.iter().find(is_same) {
+            return Some(same.clone());
+        }
+        let hold = self.mounts.hold()?;
+        let id = state.next_id;
+        state.next_id += 1;
+        Some(self.start(&mut state, id, request, hold, true))
+    }
+
+    /// Begins what goes on from now on, whoever waits for it.
+    fn start(
+        self: &Arc<Self>,
+        state: &mut State,
+        id: u64,
+        request: ArtifactRequest,
+        hold: Hold,
+        is_new: bool,
+    ) -> Begun {
+        let (tell, outcome) = watch::channel(None);
+        let begun = Begun { id, request: request.clone(), outcome };
+        state.add(begun.clone());
+        let warms = Arc::clone(self);
         tokio::spawn(async move {
-            // The sender lives as long as the warming.
-            let _ = state.wait_for(|state| state.is_over()).await;
+            if is_new {
+                warms.keep(id, &request);
+            }
+            warms.run(id, request, tell).await;
             warms.forget(id, Keeper::forget_done);
             drop(hold);
         });
-        Ok(Some(warming))
+        begun
     }
 
-    /// The warming `id`.
+    /// Warms what `request` names; returns when that is over. `tell` is told of the warming, or why there is none.
+    async fn run(&self, id: u64, request: ArtifactRequest, tell: watch::Sender<Outcome>) {
+        let result = Warming::begin(id, request, &self.layers).await;
+        let state = result.as_ref().ok().map(|warming| warming.state());
+        if result.is_err() {
+            // First, so that whoever hears of it can ask again at once.
+            self.state().all.retain(|begun| begun.id != id);
+        }
+        tell.send_replace(Some(result));
+        if let Some(mut state) = state {
+            // Whoever looks at the list keeps the warming, and that its state.
+            let _ = state.wait_for(|state| state.is_over()).await;
+        }
+    }
+
+    /// The warming `id`, once what it was asked for is resolved.
     ///
     /// # Errors
-    /// `NotFound`.
-    pub fn get(&self, id: u64) -> Result<Arc<Warming>> {
-        let state = self.state();
-        let found = state.warmings.iter().find(|(there, _)| *there == id);
-        found.map(|(_, warming)| Arc::clone(warming)).ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("there is no warming {id}; refmount warm --list shows them"),
-            )
-        })
+    /// `NotFound`; what it could not begin with.
+    pub async fn get(&self, id: u64) -> Result<Arc<Warming>> {
+        let found = self.state().all.iter().find(|begun| begun.id == id).cloned();
+        let none = || format!("there is no warming {id}; refmount warm --list shows them");
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, none()))?.known().await
     }
 
     /// All, the first one first. May wait for the disk.
     #[must_use]
     pub fn list(&self) -> Vec<WarmStatus> {
-        let all: Vec<_> = self.state().warmings.iter().map(|(_, warming)| Arc::clone(warming)).collect();
+        let all: Vec<_> = self.state().all.iter().filter_map(Begun::warming).collect();
         all.iter().map(|warming| warming.status()).collect()
     }
 
@@ -161,12 +220,11 @@ impl Warms {
 }
 
 impl State {
-    fn add(&mut self, id: u64, warming: Arc<Warming>) {
-        self.warmings.push_back((id, warming));
-        let is_over = |(_, warming): &(u64, Arc<Warming>)| warming.state().borrow().is_over();
-        while self.warmings.iter().filter(|warming| is_over(warming)).count() > OVER_MAX {
-            let Some(at) = self.warmings.iter().position(is_over) else { break };
-            self.warmings.remove(at);
+    fn add(&mut self, begun: Begun) {
+        self.all.push_back(begun);
+        while self.all.iter().filter(|begun| begun.is_over()).count() > OVER_MAX {
+            let Some(at) = self.all.iter().position(Begun::is_over) else { break };
+            self.all.remove(at);
         }
     }
 }

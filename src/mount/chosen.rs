@@ -1,6 +1,6 @@
 //! An artifact, or parts of it, that is to be brought into the cache or kept there, without a mount.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,13 +43,16 @@ pub struct ArtifactRequest {
 }
 
 impl ArtifactRequest {
-    /// Whether `other` means the same. How the source is reached is no part of it.
+    /// Whether `other` means the same, reached in the same way: with other credentials, it may be refused. The order of the
+    /// parts does not count.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
+        let parts = |request: &Self| request.subpaths.iter().cloned().collect::<BTreeSet<_>>();
         self.reference == other.reference
-            && self.subpaths == other.subpaths
+            && parts(self) == parts(other)
             && self.platform == other.platform
             && self.pull == other.pull
+            && self.source == other.source
     }
 }
 

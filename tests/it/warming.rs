@@ -1,9 +1,16 @@
 //! Artifacts that are fetched before anybody mounts them, and what stays in the cache.
 
-use rustix::process::{Signal, kill_process};
-use serde_json::Value;
+use std::io::Write as _;
 
-use crate::workplace::{Workplace, assert_done, assert_failed, json, shard, stderr, stdout, wait_until};
+use futures_util::future::join_all;
+use rustix::process::{Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::support::artifact::ModelArtifact;
+use crate::support::fault_registry::{Fault, FaultRegistry, Target};
+use crate::workplace::{
+    Workplace, assert_done, assert_failed, json, shard, stderr, stdout, wait_until, workplace_with,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -150,4 +157,76 @@ fn a_warming_goes_on_after_its_server_has_died_and_shares_what_is_fetched() {
     assert!(status["network_bytes"].as_u64().unwrap() <= 96 * MIB, "{status}");
     assert_done(&workplace.run(&["umount", "m"]));
     wait_until("the owner has ended", || workplace.owner().is_none());
+}
+
+/// What the owner answers to a warming that is asked for.
+async fn asked_to_warm(http: &reqwest::Client, body: &Value) -> (u16, Value) {
+    let answer = http.post("http://owner/v1/warms").json(body).send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_at_the_same_time_gets_one_warming() {
+    let artifact = ModelArtifact::new(5, &[("a/one", 3 << 20), ("b/two", 2 << 20)]);
+    let registry = FaultRegistry::with(&artifact);
+    let workplace = workplace_with(&["m"]);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "m"]));
+    let refuses = || Fault::Status(503, Vec::new());
+    // It begins while others ask, and is not over before they have.
+    registry.faults(Target::Manifest, 0, 3, refuses());
+    registry.faults(Target::Blob, 0, usize::MAX, refuses());
+    let socket = workplace.path("cache/control.sock");
+    let http = reqwest::Client::builder().unix_socket(socket).build().unwrap();
+    let reference = registry.reference("v1").to_string();
+    // It is not given up, however slow the machine is.
+    let patient = json!({"retry_budget": {"secs": 3600, "nanos": 0}});
+    let request =
+        |parts: &[&str], source: &Value| json!({"reference": reference, "subpaths": parts, "source": source});
+    let [one, other] = [["a", "b"], ["b", "a"]].map(|parts| request(&parts, &patient));
+    // The first one of all has gone away before it could be answered.
+    let mut gone = std::os::unix::net::UnixStream::connect(workplace.path("cache/control.sock")).unwrap();
+    let text = one.to_string();
+    let head = "POST /v1/warms HTTP/1.1\r\nhost: owner\r\ncontent-type: application/json\r\ncontent-length: ";
+    write!(gone, "{head}{}\r\n\r\n{text}", text.len()).unwrap();
+    wait_until("it is asked for", || !registry.requests(Target::Manifest).is_empty());
+    drop(gone);
+    let asked = (0..16).map(|number| asked_to_warm(&http, if number % 2 == 0 { &one } else { &other }));
+    let answers = join_all(asked).await;
+    let id = answers[0].1["id"].clone();
+    for (status, answer) in &answers {
+        assert_eq!((*status, &answer["id"]), (202, &id), "{answer}");
+    }
+    let listed = || json(&workplace.run(&["warm", "--list", "-o", "json"]));
+    assert_eq!(listed().as_array().unwrap().len(), 1, "{}", listed());
+    // With other credentials, or other parts, it is another one.
+    let mut with_others = patient.clone();
+    with_others["auth_files"] = json!(["/nowhere"]);
+    let [differs, part] = [request(&["a", "b"], &with_others), request(&["a"], &patient)];
+    for other in [differs, part] {
+        let (status, answer) = asked_to_warm(&http, &other).await;
+        assert!(status == 202 && answer["id"] != id, "{answer}");
+    }
+    registry.clear_faults();
+    wait_until("all are done", || listed().as_array().unwrap().iter().all(|warm| warm["state"] == "done"));
+    assert_eq!(listed().as_array().unwrap().len(), 3);
+    // What is over is begun anew.
+    let (_, again) = asked_to_warm(&http, &one).await;
+    assert!(again["id"].as_u64() > id.as_u64(), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_at_the_same_time_hears_of_one_failure() {
+    let registry = FaultRegistry::with(&ModelArtifact::new(5, &[("one", 300)]));
+    let workplace = workplace_with(&["m"]);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "m"]));
+    let http = reqwest::Client::builder().unix_socket(workplace.path("cache/control.sock")).build().unwrap();
+    let missing = json!({"reference": registry.reference("v2").to_string()});
+    for (status, answer) in join_all((0..8).map(|_| asked_to_warm(&http, &missing))).await {
+        assert_eq!((status, &answer["kind"]), (404, &"not_found".into()), "{answer}");
+    }
+    assert_eq!(json(&workplace.run(&["warm", "--list", "-o", "json"])), json!([]));
+    // It can be asked for again at once.
+    registry.put(&ModelArtifact::new(6, &[("two", 300)]), "v2");
+    let (status, answer) = asked_to_warm(&http, &missing).await;
+    assert_eq!(status, 202, "{answer}");
 }

@@ -26,7 +26,7 @@ pub(super) async fn umount(global: &GlobalArgs, arguments: &UmountArgs) -> Resul
     log::to_stderr(global)?;
     let mut first: Option<ErrorKind> = None;
     for target in &arguments.targets {
-        let done = match umount_one(target).await {
+        let done = match umount_one(global, target).await {
             // What the daemon is still to mount there, it need not.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 match pending::cancel(global, target).await {
@@ -45,7 +45,7 @@ pub(super) async fn umount(global: &GlobalArgs, arguments: &UmountArgs) -> Resul
     first.map_or(Ok(()), |kind| Err(Failure::Reported(kind)))
 }
 
-async fn umount_one(target: &Path) -> Result<()> {
+async fn umount_one(global: &GlobalArgs, target: &Path) -> Result<()> {
     let target = locate::resolve(target).await?;
     match locate::owner_of(&target).await? {
         OwnerOf::Socket(socket) => match Client::new(&socket)?.unmount(&target).await {
@@ -58,7 +58,16 @@ async fn umount_one(target: &Path) -> Result<()> {
             // The mount outlived its owner's interest in it.
             Err(_) => locate::detach(&target).await,
         },
-        OwnerOf::Dead => locate::detach(&target).await,
+        OwnerOf::Dead => {
+            // First, so that it is not mounted again meanwhile. The owner that would may be none, or another's.
+            if let Err(error) = pending::cancel(global, &target).await {
+                exit::say(&format!("warning: {}", error.chain()));
+            }
+            match locate::owner_of(&target).await {
+                Ok(OwnerOf::Dead) => locate::detach(&target).await,
+                _ => Ok(()),
+            }
+        }
         OwnerOf::Hung => {
             exit::say(&format!("warning: the owner of {} does not answer", target.display()));
             locate::detach(&target).await
@@ -86,6 +95,8 @@ struct Listed {
     layers_reading: Option<u64>,
     /// Why not all files are known, and never will be.
     failed: Option<String>,
+    /// Why it is not mounted again yet.
+    error: Option<String>,
     /// `served`, `dead`, `hung`, `foreign` (another user's), `pending` (to be mounted again) or `unknown`.
     state: &'static str,
 }
@@ -132,6 +143,7 @@ pub(super) async fn list(global: &GlobalArgs, arguments: &ListArgs) -> Result<()
             total_bytes: summary.map(|summary| summary.total_bytes),
             layers_reading: summary.map(|summary| summary.layers_reading),
             failed: summary.and_then(|summary| summary.failed.clone()),
+            error: None,
             state,
         });
     }
@@ -148,6 +160,7 @@ pub(super) async fn list(global: &GlobalArgs, arguments: &ListArgs) -> Result<()
             total_bytes: None,
             layers_reading: None,
             failed: None,
+            error: pending.error,
             state: "pending",
         });
     }
@@ -209,7 +222,14 @@ pub(super) async fn status(global: &GlobalArgs, arguments: &StatusArgs) -> Resul
     let unserved = |kind, why: &str| Error::new(kind, format!("the mount on {shown} {why}"));
     let socket = match owner {
         OwnerOf::Socket(socket) => socket,
-        OwnerOf::Dead => return Err(locate::dead(&target).into()),
+        OwnerOf::Dead => {
+            let dead = locate::dead(&target);
+            return Err(match pending::why_lost(global, &target).await {
+                Some(why) => Error::new(dead.kind(), format!("{dead}; it could not be served on: {why}")),
+                None => dead,
+            }
+            .into());
+        }
         OwnerOf::Hung => {
             let given_up =
                 settings::cache_dir(global).ok().and_then(|cache_dir| locate::given_up(&cache_dir));
@@ -442,6 +462,7 @@ mod tests {
             total_bytes: Some(1),
             layers_reading: Some(0),
             failed: None,
+            error: None,
             state: "served",
         };
         assert_eq!(state_name(&listed), "served");

@@ -1,11 +1,12 @@
 //! Mounts that the daemon is still to mount again: nothing in the kernel's table tells of them, so the owner of the cache
 //! directory is asked.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::base::{Error, ErrorKind, Result};
 use crate::cache::CachePaths;
 use crate::daemon::Client;
+use crate::daemon::client::Unanswered;
 use crate::daemon::persisted::Pending;
 
 use super::args::GlobalArgs;
@@ -32,22 +33,51 @@ pub(super) async fn explained(global: &GlobalArgs, target: &Path, not_found: Err
     Error::new(ErrorKind::NotFound, text)
 }
 
-/// Gives up what was still to be mounted on `target`; says whether there was something.
+/// Has the owner give up what was mounted on `target` before it was started and is not mounted now; says whether there was
+/// something.
 ///
 /// # Errors
 /// What the owner answered.
 pub(super) async fn cancel(global: &GlobalArgs, target: &Path) -> Result<bool> {
-    let (Some(pending), Some(client)) = (at(global, target).await, client(global)) else { return Ok(false) };
-    client.unmount(&pending.mountpoint).await?;
-    Ok(true)
+    let Some(client) = client(global) else { return Ok(false) };
+    let places = places(target);
+    // What is just being mounted there is none of that.
+    let is_it = |place: &PathBuf| places.contains(place);
+    let unrestored = client.health().await.map(|health| health.unrestored).unwrap_or_default();
+    let pending = client.pending().await.unwrap_or_default();
+    if !unrestored.iter().any(|missing| missing.mountpoint.as_ref().is_none_or(is_it))
+        && !pending.iter().any(|pending| is_it(&pending.mountpoint))
+    {
+        return Ok(false);
+    }
+    for place in &places {
+        match client.unmount(place).await {
+            Ok(()) => return Ok(true),
+            Err(Unanswered::NoOwner(_)) => return Ok(false),
+            Err(Unanswered::Failed(error)) if error.kind() == ErrorKind::NotFound => {}
+            Err(Unanswered::Failed(error)) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// Why the mount on `target` could not be served on, if the owner says so.
+pub(super) async fn why_lost(global: &GlobalArgs, target: &Path) -> Option<String> {
+    let unrestored = client(global)?.health().await.ok()?.unrestored;
+    unrestored.into_iter().find(|missing| missing.mountpoint.as_deref() == Some(target))?.error
 }
 
 async fn at(global: &GlobalArgs, target: &Path) -> Option<Pending> {
-    // The mount point may be gone, and then only its name is left; or it is behind a link.
-    let named = std::path::absolute(target).ok()?;
-    let resolved = std::fs::canonicalize(&named).unwrap_or_else(|_| named.clone());
-    let is_it = |pending: &Pending| pending.mountpoint == resolved || pending.mountpoint == named;
-    all(global).await.into_iter().find(is_it)
+    let places = places(target);
+    all(global).await.into_iter().find(|pending| places.contains(&pending.mountpoint))
+}
+
+/// What `target` may be called. The mount point may be gone, and then only its name is left; or it is behind a link.
+fn places(target: &Path) -> Vec<PathBuf> {
+    let Ok(named) = std::path::absolute(target) else { return Vec::new() };
+    let mut places: Vec<PathBuf> = std::fs::canonicalize(&named).into_iter().chain([named]).collect();
+    places.dedup();
+    places
 }
 
 fn client(global: &GlobalArgs) -> Option<Client> {

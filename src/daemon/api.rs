@@ -11,6 +11,8 @@ use crate::base::{Digest, Error, ErrorKind};
 use crate::cache::{FreeSpaceFloor, PinnedArtifact};
 use crate::mount::{ArtifactRequest, MountRequest, held};
 
+use super::unrestored::Unrestored;
+
 /// GET: [`OwnerInfo`].
 pub const VERSION: &str = "/v1/version";
 /// GET: a list of [`crate::mount::MountSummary`]. POST [`MountBody`][super::bodies::MountBody]: one. DELETE with [`TargetQuery`].
@@ -193,6 +195,9 @@ pub struct Health {
     pub mounts: u64,
     /// Those of them whose files are not all known and never will be.
     pub mounts_failed: u64,
+    /// What was mounted before and is not mounted now; not known of older owners.
+    #[serde(default)]
+    pub unrestored: Vec<Unrestored>,
     /// How many processes that served have died.
     pub deaths: u64,
     /// Why an upgrade was taken back, if it was.

@@ -8,7 +8,7 @@
 //! A mount that was unmounted while files of it were open *lingers*: its directory is free again, but it is served,
 //! and keeps its owner alive, until they are closed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::base::{Error, ErrorKind, Result};
 use crate::mount::{LeftBehind, MountRecord, MountRequest, MountStatus, MountSummary, Mounted};
 
 use super::api;
+use super::unrestored::Unrestored;
 
 /// How long an owner that ends waits for what is to be said of a mount that is gone.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -133,6 +134,8 @@ struct State {
     slots: HashMap<PathBuf, Slot>,
     /// Unmounted, but still read from; by number.
     lingering: HashMap<u64, Slot>,
+    /// What could not be served on; by target.
+    lost: BTreeMap<PathBuf, Unrestored>,
     next_number: u64,
     /// What else keeps the owner alive.
     holds: usize,
@@ -288,6 +291,42 @@ impl Mounts {
             // What it failed with is told to those who ask for it.
             let _ = known(&slot).await;
         }
+    }
+
+    /// Notes that what was mounted as `request` asks cannot be served on.
+    pub fn lose(&self, request: &MountRequest, error: &Error) {
+        let missing = Unrestored {
+            mountpoint: Some(request.target.clone()),
+            reference: Some(request.reference.clone()),
+            retried: false,
+            error: Some(error.chain()),
+        };
+        self.state().lost.insert(request.target.clone(), missing);
+    }
+
+    /// Mounts that could not be served on, and that nobody has unmounted or mounted anew.
+    #[must_use]
+    pub fn lost(&self) -> Vec<Unrestored> {
+        let targets: Vec<PathBuf> = self.state().lost.keys().cloned().collect();
+        // What is lost is still in the kernel's table, until somebody unmounts it. Not asked under the lock.
+        let gone: Vec<PathBuf> =
+            targets.into_iter().filter(|target| !self.mounter.is_mounted(target)).collect();
+        let mut state = self.state();
+        for target in gone {
+            state.lost.remove(&target);
+        }
+        state.lost.values().cloned().collect()
+    }
+
+    /// Whether the mount on `target` is one of those.
+    #[must_use]
+    pub fn is_lost(&self, target: &Path) -> bool {
+        self.state().lost.contains_key(target)
+    }
+
+    /// Forgets that the mount on `target` could not be served on; says whether there was one.
+    pub fn forget_lost(&self, target: &Path) -> bool {
+        self.state().lost.remove(target).is_some()
     }
 
     /// Makes the slot of a mount, which comes about by and by.
@@ -523,10 +562,12 @@ impl Life {
             Beginning::MountAgain(record) => self.mounts.mounter.mount_again(*record).await,
             Beginning::Resume(left) => self.mounts.mounter.resume(*left).await.inspect_err(|error| {
                 tracing::error!("lost the mount on {}: {}", self.target.display(), error.chain());
+                self.mounts.lose(&request, error);
             }),
         };
         let mount = result.as_ref().ok().cloned();
         if let Some(mount) = mount {
+            self.mounts.forget_lost(&self.target);
             sender.send_replace(Some(result));
             mount.ended().await;
         } else {

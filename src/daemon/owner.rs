@@ -25,7 +25,7 @@ use crate::fetch::Fetcher;
 use crate::fuse;
 use crate::indexing::Layers;
 use crate::keeper::{self, Inherited, Keeper};
-use crate::mount::{KeptAs, LeftBehind, MountRecord, MountRequest, Mounted};
+use crate::mount::{KeptAs, LeftBehind, MountRecord, MountRequest, Mounted, NotUnderstood};
 
 use super::api::OwnerInfo;
 use super::mounts::{Mount, Mounter, Mounts};
@@ -188,7 +188,7 @@ impl Owner {
         let layers = layers(&cache);
         let mounter = KernelMounter::new(Arc::clone(&layers), None, &Inherited::default());
         let mounts = Mounts::new(Arc::new(mounter));
-        let watch = Watch::new(Arc::clone(&mounts), Arc::clone(layers.fetcher()), 0);
+        let watch = Watch::new(Arc::clone(&mounts), None, Arc::clone(layers.fetcher()), 0);
         if let Some(address) = metrics_addr {
             watch.serve(WatchListener::at(address, None)?);
         }
@@ -233,6 +233,10 @@ impl Owner {
         let mut running = None;
         if let Some(service) = service {
             let records = Records::open(&cache.paths().mounts())?;
+            if service.restores {
+                // Before anybody can ask, who would not hear of them; what is served on is struck off.
+                records.expect_all();
+            }
             mounter = Recording::new(mounter, Arc::clone(&records));
             let is_on_trial = inherited.is_on_trial;
             let keeper = Arc::clone(&keeper);
@@ -263,15 +267,19 @@ impl Owner {
         };
         let is_on_trial = inherited.is_on_trial;
         let mounts = Mounts::new(mounter);
-        let watch = Watch::new(Arc::clone(&mounts), Arc::clone(layers.fetcher()), inherited.deaths);
+        let records = running.as_ref().map(|running| Arc::clone(&running.records));
+        let watch = Watch::new(Arc::clone(&mounts), records, Arc::clone(layers.fetcher()), inherited.deaths);
         watch_held(&watch, metrics_addr, watched, &keeper, goes_on, is_on_trial)?;
         let warms = Warms::new(layers, Arc::clone(&mounts), Some(Arc::clone(&keeper)));
         warms.resume(&mut inherited);
         for (name, descriptors) in inherited.kept {
             match LeftBehind::read(&name, descriptors) {
                 Ok(left) => mounts.resume(left),
-                Err(error) => {
+                Err(NotUnderstood { request, error }) => {
                     tracing::error!("{}", error.chain());
+                    if let Some(request) = request {
+                        mounts.lose(&request, &error);
+                    }
                     keeper.forget(&name)?;
                 }
             }

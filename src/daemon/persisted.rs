@@ -2,8 +2,8 @@
 //!
 //! [`Records`] are files in the cache directory, one for each mount point, written before a mount is reported as done
 //! and removed when it is unmounted. They stay when their owner ends: it takes no notice of unmounts then. What a file
-//! holds is a [`MountRecord`], without credentials. A file that cannot be read is reported and passed over; nothing
-//! here mounts anything.
+//! holds is a [`MountRecord`], without credentials. A file that cannot be read is reported, and told of until its mount
+//! point is mounted or unmounted; nothing here mounts anything.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use crate::base::{Algorithm, Digest, Error, ErrorKind, Result, ResultExt as _, d
 use crate::mount::{LeftBehind, MountRecord, MountRequest, MountStatus, MountSummary};
 
 use super::mounts::{Mount, Mounter};
+use super::unrestored::Unrestored;
 
 /// The form of the files. A program that knows another one passes them over.
 const FORM: u32 = 1;
@@ -42,6 +43,54 @@ pub struct Pending {
     pub error: Option<String>,
 }
 
+/// What [`Pending`] tells of.
+#[derive(Debug)]
+struct Expected {
+    record: MountRecord,
+    attempts: u32,
+    error: Option<String>,
+}
+
+impl Expected {
+    fn pending(&self) -> Pending {
+        let MountRecord { request, digest, .. } = &self.record;
+        Pending {
+            mountpoint: request.target.clone(),
+            reference: request.reference.clone(),
+            digest: digest.clone(),
+            attempts: self.attempts,
+            error: self.error.clone(),
+        }
+    }
+
+    fn unrestored(&self) -> Unrestored {
+        let request = &self.record.request;
+        let (mountpoint, reference) = (Some(request.target.clone()), Some(request.reference.clone()));
+        Unrestored { mountpoint, reference, retried: true, error: self.error.clone() }
+    }
+}
+
+/// A record that cannot be read.
+#[derive(Debug)]
+struct Unreadable {
+    path: PathBuf,
+    /// What it is of, as far as that is to be seen.
+    target: Option<PathBuf>,
+    reference: Option<String>,
+    error: String,
+}
+
+impl Unreadable {
+    fn at(path: PathBuf, error: &Error) -> Self {
+        Self { path, target: None, reference: None, error: error.chain() }
+    }
+
+    fn unrestored(&self) -> Unrestored {
+        let (mountpoint, reference) = (self.target.clone(), self.reference.clone());
+        Unrestored { mountpoint, reference, retried: false, error: Some(self.error.clone()) }
+    }
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Records {
@@ -56,7 +105,9 @@ struct State {
     /// The mount that each record is of, by number.
     mounts: HashMap<PathBuf, u64>,
     next_number: u64,
-    pending: BTreeMap<PathBuf, Pending>,
+    pending: BTreeMap<PathBuf, Expected>,
+    /// By the files that they are in.
+    unreadable: BTreeMap<PathBuf, Unreadable>,
     /// Whether what is unmounted from now on is to be mounted again.
     is_closed: bool,
 }
@@ -73,37 +124,53 @@ impl Records {
         Ok(Arc::new(Self { directory: directory.to_owned(), state, writing }))
     }
 
-    /// All of them. What cannot be read is logged.
-    #[must_use]
-    pub fn read(&self) -> Vec<MountRecord> {
-        let mut records = Vec::new();
-        let entries = std::fs::read_dir(&self.directory);
-        for entry in entries.into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            match read_one(&path) {
-                Ok(record) => records.push(record),
-                Err(error) => tracing::error!("not mounted again: {}", error.chain()),
+    /// Notes that everything in them is to be mounted again. What cannot be read is logged.
+    pub(super) fn expect_all(&self) {
+        for record in self.read() {
+            match record {
+                Ok(record) => self.expect(record),
+                Err(unreadable) => {
+                    tracing::error!("not mounted again: {}", unreadable.error);
+                    self.state().unreadable.insert(unreadable.path.clone(), unreadable);
+                }
             }
         }
-        records.sort_by(|a, b| a.request.target.cmp(&b.request.target));
-        records
+    }
+
+    /// Notes that `record` is to be mounted again.
+    fn expect(&self, record: MountRecord) {
+        let expected = Expected { record, attempts: 0, error: None };
+        self.state().pending.insert(expected.record.request.target.clone(), expected);
+    }
+
+    fn read(&self) -> Vec<Result<MountRecord, Unreadable>> {
+        let path = &self.directory;
+        let entries = match std::fs::read_dir(path).context(|| format!("cannot read {}", path.display())) {
+            Ok(entries) => entries,
+            Err(error) => return vec![Err(Unreadable::at(path.clone(), &error))],
+        };
+        let paths = entries.flatten().map(|entry| entry.path());
+        let is_one = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+        paths.filter(is_one).map(read_one).collect()
     }
 
     /// What is still to be mounted again.
     #[must_use]
     pub fn pending(&self) -> Vec<Pending> {
-        self.state().pending.values().cloned().collect()
+        self.state().pending.values().map(Expected::pending).collect()
     }
 
-    /// Notes that `record` is to be mounted again.
-    pub(super) fn begin(&self, record: &MountRecord) {
-        let mountpoint = record.request.target.clone();
-        let (reference, digest) = (record.request.reference.clone(), record.digest.clone());
-        let pending = Pending { mountpoint: mountpoint.clone(), reference, digest, attempts: 0, error: None };
-        self.state().pending.insert(mountpoint, pending);
+    /// What of them is not mounted.
+    #[must_use]
+    pub fn unrestored(&self) -> Vec<Unrestored> {
+        let state = self.state();
+        let pending = state.pending.values().map(Expected::unrestored);
+        pending.chain(state.unreadable.values().map(Unreadable::unrestored)).collect()
+    }
+
+    /// What is to be mounted again, for whoever does it.
+    pub(super) fn expected(&self) -> Vec<MountRecord> {
+        self.state().pending.values().map(|expected| expected.record.clone()).collect()
     }
 
     /// Whether `target` is still to be mounted again.
@@ -121,11 +188,15 @@ impl Records {
 
     /// Gives up what was to be mounted again on `target`, and forgets it; says whether there was something.
     pub async fn cancel(&self, target: &Path) -> bool {
-        let was_pending = self.state().pending.remove(target).is_some();
-        if was_pending {
+        let was_there = {
+            let mut state = self.state();
+            let was_pending = state.pending.remove(target).is_some();
+            state.unreadable.remove(&self.path(target)).is_some() || was_pending
+        };
+        if was_there {
             self.remove(target).await;
         }
-        was_pending
+        was_there
     }
 
     /// What is unmounted from now on is to be mounted again.
@@ -133,11 +204,17 @@ impl Records {
         self.state().is_closed = true;
     }
 
+    /// Takes `target` from what is still to be mounted again; says whether it was that, and not given up by now.
+    fn strike_off(&self, target: &Path) -> bool {
+        self.state().pending.remove(target).is_some()
+    }
+
     /// Notes that `target` is what `record` says, or what a file says already.
     async fn note(&self, target: &Path, record: Option<MountRecord>) -> u64 {
         let number = {
             let mut state = self.state();
             state.pending.remove(target);
+            state.unreadable.remove(&self.path(target));
             let number = state.next_number;
             state.next_number += 1;
             state.mounts.insert(target.to_owned(), number);
@@ -158,7 +235,7 @@ impl Records {
     }
 
     /// Notes that the mount on `target` is no more, if it was that of this `number`.
-    async fn forget(&self, target: &Path, number: Option<u64>) {
+    pub(super) async fn forget(&self, target: &Path, number: Option<u64>) {
         {
             let mut state = self.state();
             let is_another =
@@ -187,6 +264,12 @@ impl Records {
         }
     }
 
+    /// Whether there is a record of `target` that can be read.
+    fn has(&self, target: &Path) -> bool {
+        let path = self.path(target);
+        path.exists() && !self.state().unreadable.contains_key(&path)
+    }
+
     fn path(&self, target: &Path) -> PathBuf {
         let name = Digest::of(Algorithm::Sha256, target.as_os_str().as_encoded_bytes());
         self.directory.join(format!("{}.json", name.hex()))
@@ -197,17 +280,27 @@ impl Records {
     }
 }
 
-fn read_one(path: &Path) -> Result<MountRecord> {
+fn read_one(path: PathBuf) -> Result<MountRecord, Unreadable> {
     let cannot = || format!("cannot read {}", path.display());
-    let bytes = std::fs::read(path).context(cannot)?;
-    let file: File = serde_json::from_slice(&bytes).map_err(std::io::Error::from).context(cannot)?;
-    match file.form {
-        FORM => Ok(file.mount),
-        form => {
-            let text = format!("{} is of the form {form}, which this program does not know", path.display());
-            Err(Error::new(ErrorKind::Unsupported, text))
-        }
-    }
+    let bytes = match std::fs::read(&path).context(cannot) {
+        Ok(bytes) => bytes,
+        Err(error) => return Err(Unreadable::at(path, &error)),
+    };
+    let error = match serde_json::from_slice(&bytes).map_err(std::io::Error::from).context(cannot) {
+        Ok(File { form: FORM, mount }) => return Ok(mount),
+        Ok(File { form, .. }) => unknown(&path, form),
+        Err(error) => error,
+    };
+    // Of another form it may be seen all the same what it is of.
+    let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let text = |field| Some(value.pointer(field)?.as_str()?.to_owned());
+    let (target, reference) = (text("/mount/request/target"), text("/mount/request/reference"));
+    Err(Unreadable { target: target.map(PathBuf::from), reference, ..Unreadable::at(path, &error) })
+}
+
+fn unknown(path: &Path, form: u32) -> Error {
+    let text = format!("{} is of the form {form}, which this program does not know", path.display());
+    Error::new(ErrorKind::Unsupported, text)
 }
 
 async fn on_disk(work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
@@ -229,7 +322,7 @@ impl Recording {
     }
 
     async fn recorded(&self, target: PathBuf, mount: Arc<dyn Mount>, is_new: bool) -> Arc<dyn Mount> {
-        let record = mount.record().filter(|_| is_new || !self.records.path(&target).exists());
+        let record = mount.record().filter(|_| is_new || !self.records.has(&target));
         let number = self.records.note(&target, record).await;
         let (inner, records) = (Arc::clone(&self.inner), Arc::clone(&self.records));
         Arc::new(Recorded { mount, target, number, mounter: inner, records })
@@ -245,7 +338,13 @@ impl Mounter for Recording {
 
     async fn mount_again(&self, record: MountRecord) -> Result<Arc<dyn Mount>> {
         let target = record.request.target.clone();
-        Ok(self.recorded(target, self.inner.mount_again(record).await?, false).await)
+        let mount = self.inner.mount_again(record).await?;
+        if !self.records.strike_off(&target) {
+            mount.unmount().await?;
+            let text = format!("{} was unmounted before it was mounted again", target.display());
+            return Err(Error::new(ErrorKind::NotFound, text));
+        }
+        Ok(self.recorded(target, mount, false).await)
     }
 
     async fn resume(&self, left: LeftBehind) -> Result<Arc<dyn Mount>> {

@@ -22,14 +22,11 @@ const PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// The longest one: what was mended is noticed within a minute.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// Mounts everything that `records` have and that is not mounted. Returns once each was tried; what failed goes on by
+/// Mounts everything that `records` expect and that is not mounted. Returns once each was tried; what failed goes on by
 /// itself.
 pub(super) async fn mount_again(mounts: &Arc<Mounts>, records: &Arc<Records>) {
-    let all = Arc::clone(records);
-    let all = tokio::task::spawn_blocking(move || all.read()).await.unwrap_or_default();
-    let missing = all.into_iter().filter(|record| mounts.get(&record.request.target).is_err());
+    let missing = records.expected().into_iter().filter(|record| mounts.get(&record.request.target).is_err());
     let tried = missing.map(|record| {
-        records.begin(&record);
         let (tell_tried, tried) = oneshot::channel();
         tokio::spawn(until_mounted(Arc::clone(mounts), Arc::clone(records), record, tell_tried));
         tried

@@ -25,7 +25,7 @@ use crate::keeper::Keeper;
 use super::api::{self, Ended, ErrorBody, Health, HealthStatus, OwnerInfo, TargetQuery, WantedLimits};
 use super::bodies::{MountBody, PruneRequest, UpgradeRequest};
 use super::content;
-use super::locate;
+use super::locate::{self, OwnerOf};
 use super::mounts::{Answer, Mounts};
 use super::persisted::{Pending, Records};
 use super::upgrade::{self, UpgradeBegun};
@@ -276,6 +276,21 @@ impl Served {
         }
     }
 
+    /// Gives up what was mounted on `target` before and is not now; says whether there was something.
+    async fn give_up(&self, target: &Path) -> Result<bool> {
+        if self.mounts.is_lost(target) && matches!(locate::owner_of(target).await, Ok(OwnerOf::Dead)) {
+            locate::detach(target).await?;
+        }
+        let was_lost = self.mounts.forget_lost(target);
+        let Some(records) = &self.records else { return Ok(was_lost) };
+        let was_noted = records.cancel(target).await;
+        if was_lost && !was_noted {
+            // Otherwise a service that mounts again what was mounted would begin with it.
+            records.forget(target, None).await;
+        }
+        Ok(was_lost || was_noted)
+    }
+
     /// `target` as the kernel's table has it, which is what mounts are known by; as it is where it leads nowhere.
     async fn resolved(&self, target: PathBuf) -> PathBuf {
         // What is mounted is not looked at: it may hang.
@@ -292,12 +307,14 @@ async fn health(State(served): State<Served>) -> Result<Json<Health>, Refusal> {
     let degraded = on_disk(move || cache.degraded()).await?;
     let mounts_failed = mounts.iter().filter(|mount| mount.failed.is_some()).count() as u64;
     let OwnerInfo { deaths, went_back, .. } = served.info;
-    let is_well = degraded.is_none() && mounts_failed == 0 && went_back.is_none();
+    let unrestored = served.watch.unrestored();
+    let is_well = degraded.is_none() && mounts_failed == 0 && unrestored.is_empty() && went_back.is_none();
     Ok(Json(Health {
         status: if is_well { HealthStatus::Ok } else { HealthStatus::Degraded },
         cache: degraded,
         mounts: mounts.len() as u64,
         mounts_failed,
+        unrestored,
         deaths,
         went_back,
     }))
@@ -327,11 +344,9 @@ async fn unmount(State(served): State<Served>, query: Asked<TargetQuery>) -> Res
     let target = served.resolved(query.target).await;
     match served.mounts.unmount(&target).await {
         Ok(()) => {}
+        Err(error) if !served.give_up(&target).await? => return Err(error.into()),
         // What is not there yet will not come.
-        Err(error) => match &served.records {
-            Some(records) if records.cancel(&target).await => {}
-            _ => return Err(error.into()),
-        },
+        Err(_) => {}
     }
     Ok(StatusCode::NO_CONTENT)
 }

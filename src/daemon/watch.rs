@@ -2,8 +2,8 @@
 //! it is wanted, over TCP.
 //!
 //! Nothing here waits for the network, for a disk or for a mount, except `/readyz`, which is there to find out. What is
-//! served over TCP is read by anyone who reaches the address: it says how much is read and from which registries, and not
-//! what. Whoever connects gets one of few connections, and only for a while.
+//! served over TCP is read by anyone who reaches the address: it says how much is read and from which registries, and what
+//! only of a mount that is missing or cannot be read. Whoever connects gets one of few connections, and only for a while.
 
 mod connections;
 mod families;
@@ -28,6 +28,8 @@ use crate::cache::Cache;
 use crate::fetch::Fetcher;
 
 use super::Mounts;
+use super::persisted::Records;
+use super::unrestored::{self, Unrestored};
 use connections::BoundedListener;
 use process::Began;
 use read_probe::ReadProbe;
@@ -38,12 +40,14 @@ pub use read_probe::{READ_PROBE, probe_reads};
 pub const METRICS: &str = "/metrics";
 /// Says that the process answers.
 pub const HEALTHZ: &str = "/healthz";
-/// Says whether the mounts can be read.
+/// Says whether everything that was mounted before is mounted again, and the mounts can be read.
 pub const READYZ: &str = "/readyz";
 
 /// What is watched.
 pub struct Watch {
     mounts: Arc<Mounts>,
+    /// What is mounted again, if it is.
+    records: Option<Arc<Records>>,
     cache: Arc<Cache>,
     fetcher: Arc<Fetcher>,
     /// How often a process that served before this one has died.
@@ -60,13 +64,24 @@ impl fmt::Debug for Watch {
 }
 
 impl Watch {
-    /// Watches `mounts`, which read through `fetcher`. `restarts`: how often a process that served before this one has
-    /// died.
+    /// Watches `mounts`, which read through `fetcher`, and of which `records` are kept. `restarts`: how often a process that
+    /// served before this one has died.
     #[must_use]
-    pub fn new(mounts: Arc<Mounts>, fetcher: Arc<Fetcher>, restarts: u64) -> Arc<Self> {
+    pub fn new(
+        mounts: Arc<Mounts>,
+        records: Option<Arc<Records>>,
+        fetcher: Arc<Fetcher>,
+        restarts: u64,
+    ) -> Arc<Self> {
         let cache = Arc::clone(fetcher.cache());
         let (began, read_probe, address) = (Began::now(), ReadProbe::default(), OnceLock::new());
-        Arc::new(Self { mounts, cache, fetcher, restarts, began, read_probe, address })
+        Arc::new(Self { mounts, records, cache, fetcher, restarts, began, read_probe, address })
+    }
+
+    /// What was mounted before this process and is not mounted now.
+    #[must_use]
+    pub fn unrestored(&self) -> Vec<Unrestored> {
+        unrestored::unrestored(&self.mounts, self.records.as_deref())
     }
 
     /// The mounts.
@@ -170,6 +185,11 @@ async fn metrics(State(watch): State<Arc<Watch>>) -> Response {
 }
 
 async fn readyz(State(watch): State<Arc<Watch>>) -> Response {
+    let missing = watch.unrestored();
+    if !missing.is_empty() {
+        let why = unrestored::text(&missing);
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response();
+    }
     let samples = watch.mounts.running().iter().map(|mount| mount.sample()).collect();
     match watch.read_probe.read(samples).await {
         Ok(()) => "ready\n".into_response(),

@@ -48,12 +48,27 @@ pub struct LeftBehind {
     queues: Vec<OwnedFd>,
 }
 
+/// Why this program does not serve on what it was left.
+#[derive(Debug)]
+pub struct NotUnderstood {
+    /// As what the mount was asked for, if that can be read.
+    pub request: Option<Box<MountRequest>>,
+    /// `Invalid` for what another program has noted; `Io` when it cannot be read.
+    pub error: Error,
+}
+
+impl From<Error> for NotUnderstood {
+    fn from(error: Error) -> Self {
+        Self { request: None, error }
+    }
+}
+
 impl LeftBehind {
     /// What is kept under `name`.
     ///
     /// # Errors
-    /// `Invalid` for what another program has noted; `Io` when it cannot be read.
-    pub fn read(name: &str, descriptors: Vec<OwnedFd>) -> Result<Self> {
+    /// See [`NotUnderstood`].
+    pub fn read(name: &str, descriptors: Vec<OwnedFd>) -> Result<Self, NotUnderstood> {
         let invalid =
             |why: &str| Error::new(ErrorKind::Invalid, format!("{name} cannot be served on: {why}"));
         let mut descriptors = descriptors.into_iter();
@@ -66,7 +81,8 @@ impl LeftBehind {
         let state: MountState =
             serde_json::from_slice(&text).map_err(|_| invalid("this program does not understand it"))?;
         if state.numbering != NUMBERING {
-            return Err(invalid("this program numbers files in another way"));
+            let error = invalid("this program numbers files in another way");
+            return Err(NotUnderstood { request: Some(Box::new(state.request)), error });
         }
         Ok(Self { name: name.to_owned(), state, files, queues: descriptors.collect() })
     }

@@ -4,6 +4,7 @@ mod kept;
 mod limits;
 mod orphaned;
 mod restored;
+mod unrestored;
 mod upgraded;
 
 use std::io::{BufRead as _, BufReader, Write as _};

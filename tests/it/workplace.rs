@@ -113,6 +113,12 @@ impl Workplace {
         }
     }
 
+    /// What the owner answers to a question for `path` on its socket.
+    pub(crate) fn ask(&self, path: &str) -> (u16, String) {
+        let socket = self.path("cache/control.sock");
+        curl(&["--unix-socket", socket.to_str().unwrap(), &format!("http://refmount{path}")])
+    }
+
     /// Whether something is mounted on `name`.
     pub(crate) fn is_mounted(&self, name: &str) -> bool {
         mounts_below(&self.path(name)).contains(&self.path(name))
@@ -139,6 +145,15 @@ impl Drop for Workplace {
 /// A workplace with a layout, and a directory for each of `targets`.
 pub(crate) fn workplace_with(targets: &[&str]) -> Workplace {
     Workplace::with_layout().with_directories(targets)
+}
+
+/// The status and the text of an answer over HTTP; 0 if there is none.
+pub(crate) fn curl(arguments: &[&str]) -> (u16, String) {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--max-time", "120", "--noproxy", "*", "--write-out", "\n%{http_code}"]);
+    let text = stdout(&command.args(arguments).output().unwrap());
+    let (body, status) = text.rsplit_once('\n').unwrap();
+    (status.parse().unwrap(), body.to_owned())
 }
 
 /// The processes that the first thread of `process` has started and that are still there.

@@ -274,3 +274,24 @@ async fn a_panic_while_mounting_is_an_error_and_frees_the_target() {
     assert_eq!(error.kind(), ErrorKind::Io);
     assert_eq!(*mounts.count().borrow(), 0);
 }
+
+#[tokio::test]
+async fn a_lost_mount_is_missing_until_its_place_is_free_or_mounted_anew() {
+    let (double, mounts) = mounts();
+    let lose = |target: &str| {
+        double.live.lock().unwrap().push(target.into());
+        mounts.lose(&request(target), &Error::new(ErrorKind::Io, "nothing is left of it"));
+    };
+    let lost =
+        || mounts.lost().into_iter().filter_map(|missing| missing.mountpoint).collect::<Vec<PathBuf>>();
+    ["/a", "/b", "/c"].into_iter().for_each(lose);
+    assert_eq!(lost(), ["/a", "/b", "/c"].map(PathBuf::from));
+    // Unmounted by others, by us, and mounted over.
+    double.live.lock().unwrap().retain(|target| target == Path::new("/b"));
+    assert_eq!(lost(), [PathBuf::from("/b")]);
+    assert!(mounts.forget_lost(Path::new("/b")) && !mounts.forget_lost(Path::new("/b")));
+    lose("/c");
+    double.live.lock().unwrap().clear();
+    mounted(&mounts, request("/c")).await;
+    assert_eq!(lost(), [] as [PathBuf; 0]);
+}

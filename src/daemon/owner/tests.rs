@@ -24,7 +24,7 @@ fn start(directory: &Path) -> (Arc<Double>, Client, Owner) {
     let cache = Cache::open(settings(directory)).unwrap();
     let mounts = Mounts::new(mounter);
     let layers = layers(&cache);
-    let watch = Watch::new(Arc::clone(&mounts), Arc::clone(layers.fetcher()), 0);
+    let watch = Watch::new(Arc::clone(&mounts), None, Arc::clone(layers.fetcher()), 0);
     let warms = Warms::new(layers, mounts, None);
     let begin = std::future::ready(());
     let owner =

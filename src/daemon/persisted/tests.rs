@@ -2,8 +2,8 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::daemon::mounts::tests::{Double, request};
-use crate::daemon::restore;
 use crate::daemon::{Mounts, mounts::Answer};
+use crate::daemon::{restore, unrestored};
 
 fn recording(directory: &Path) -> (Arc<Double>, Arc<Records>, Arc<Mounts>) {
     let (double, records) = (Arc::new(Double::default()), Records::open(directory).unwrap());
@@ -16,7 +16,10 @@ async fn mount(mounts: &Arc<Mounts>, target: &str) {
 }
 
 fn recorded(records: &Records) -> Vec<PathBuf> {
-    records.read().into_iter().map(|record| record.request.target).collect()
+    let mut targets: Vec<PathBuf> =
+        records.read().into_iter().map(|record| record.unwrap().request.target).collect();
+    targets.sort();
+    targets
 }
 
 #[tokio::test]
@@ -41,9 +44,9 @@ async fn the_next_owner_mounts_again_what_was_asked_for() {
     mount(&mounts, "/a").await;
     mount(&mounts, "/b").await;
     drop((records, mounts));
-    std::fs::File::create(directory.path().join("damaged.json")).unwrap();
 
     let (double, records, mounts) = recording(directory.path());
+    records.expect_all();
     restore::mount_again(&mounts, &records).await;
     assert_eq!((records.pending(), mounts.list().len()), (Vec::new(), 2));
     // It is what it was asked for as, so asking again finds it.
@@ -63,6 +66,7 @@ async fn what_cannot_be_mounted_is_tried_again_until_it_is_given_up() {
 
     let (double, records, mounts) = recording(directory.path());
     *double.failure.lock().unwrap() = Some(Error::new(ErrorKind::NotFound, "no such directory"));
+    records.expect_all();
     restore::mount_again(&mounts, &records).await;
     let pending = records.pending();
     assert_eq!(pending.len(), 2);
@@ -77,6 +81,64 @@ async fn what_cannot_be_mounted_is_tried_again_until_it_is_given_up() {
     }
     assert_eq!(mounts.list().len(), 1);
     assert_eq!(recorded(&records), [Path::new("/a")]);
+}
+
+#[tokio::test]
+async fn what_is_given_up_while_it_is_being_mounted_does_not_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, records, mounts) = recording(directory.path());
+    mount(&mounts, "/a").await;
+    drop((records, mounts));
+
+    let (double, records, mounts) = recording(directory.path());
+    let gate = Arc::new(tokio::sync::Notify::new());
+    *double.gate.lock().unwrap() = Some(gate.clone());
+    records.expect_all();
+    let (again, noted) = (Arc::clone(&mounts), Arc::clone(&records));
+    let restoring = tokio::spawn(async move { restore::mount_again(&again, &noted).await });
+    mounts.count().wait_for(|count| *count == 1).await.unwrap();
+    assert!(records.cancel(Path::new("/a")).await);
+    gate.notify_one();
+    restoring.await.unwrap();
+    assert_eq!(double.mounted.load(Ordering::SeqCst), 1);
+    assert!(mounts.list().is_empty() && !mounts.has(Path::new("/a")));
+    assert_eq!((recorded(&records), records.pending()), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_missing_until_its_place_is_mounted_or_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, records, mounts) = recording(directory.path());
+    for target in ["/a", "/b", "/c", "/d"] {
+        mount(&mounts, target).await;
+    }
+    let path = |target: &str| records.path(Path::new(target));
+    durable::write(&path("/a"), b"{").unwrap();
+    durable::write(&path("/b"), b"{}").unwrap();
+    let later = std::fs::read_to_string(path("/c")).unwrap().replacen(r#""form":1"#, r#""form":7"#, 1);
+    durable::write(&path("/c"), later.as_bytes()).unwrap();
+
+    let (_, records, mounts) = recording(directory.path());
+    records.expect_all();
+    let missing = || unrestored::unrestored(&mounts, Some(&records));
+    assert_eq!(missing().len(), 4);
+    restore::mount_again(&mounts, &records).await;
+    let all = missing();
+    let of_c = &all[0];
+    assert_eq!(
+        (of_c.mountpoint.as_deref(), of_c.reference.as_deref()),
+        (Some(Path::new("/c")), Some("h/r:v1"))
+    );
+    assert!(of_c.error.as_ref().unwrap().contains("is of the form 7"), "{of_c:?}");
+    assert!(all[1..].iter().all(|nameless| nameless.mountpoint.is_none() && !nameless.retried), "{all:?}");
+    assert_eq!(all.len(), 3);
+    // Mounted, it has a record again.
+    mount(&mounts, "/a").await;
+    mount(&mounts, "/c").await;
+    assert_eq!(missing().len(), 1);
+    assert!(records.cancel(Path::new("/b")).await && !records.cancel(Path::new("/e")).await);
+    assert_eq!(missing(), []);
+    assert_eq!(recorded(&records), ["/a", "/c", "/d"].map(Path::new));
 }
 
 #[tokio::test]

@@ -45,6 +45,11 @@ impl Watch {
             self.mounts.running().len() as f64,
         )?;
         families.gauge(
+            "refmount_mounts_unrestored",
+            "Mounts from before this process that are not mounted now: still tried again, or given up. GET /v1/health names them.",
+            self.unrestored().len() as f64,
+        )?;
+        families.gauge(
             "refmount_open_files",
             "Files of mounts that are open, of 1 MiB and more, each once, however often it is.",
             open_files as f64,

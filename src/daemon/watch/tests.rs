@@ -14,7 +14,7 @@ fn watch(directory: &Path) -> Arc<Watch> {
         free_space_min: FreeSpaceFloor::Bytes(0),
     });
     let fetcher = Fetcher::new(cache.unwrap(), Handle::current());
-    Watch::new(Mounts::new(Arc::new(Double::default())), fetcher, 3)
+    Watch::new(Mounts::new(Arc::new(Double::default())), None, fetcher, 3)
 }
 
 /// Type and help by name.

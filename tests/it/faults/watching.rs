@@ -11,23 +11,13 @@ use serde_json::Value;
 use super::{CONFIG, MIB, OTHER, PATIENT, SHARD, Site};
 use crate::support::connection::Delivery;
 use crate::support::fault_registry::{Fault, Target};
-use crate::workplace::{stderr, stdout, wait_until};
+use crate::workplace::{curl, stderr, stdout, wait_until};
 
 /// An answer: its status, and its text.
 type Answer = (u16, String);
 
-fn curl(arguments: &[&str]) -> Answer {
-    let mut command = Command::new("curl");
-    command.args(["--silent", "--max-time", "120", "--noproxy", "*", "--write-out", "\n%{http_code}"]);
-    let output = command.args(arguments).output().unwrap();
-    let text = stdout(&output);
-    let (body, status) = text.rsplit_once('\n').unwrap();
-    (status.parse().unwrap(), body.to_owned())
-}
-
 fn over_socket(site: &Site, path: &str) -> Answer {
-    let socket = site.workplace.path("cache/control.sock");
-    curl(&["--unix-socket", socket.to_str().unwrap(), &format!("http://refmount{path}")])
+    site.workplace.ask(path)
 }
 
 fn over_tcp(site: &Site, path: &str) -> Answer {

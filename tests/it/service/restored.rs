@@ -9,18 +9,18 @@ use crate::support::fault_registry::{Fault, FaultRegistry, Target};
 use crate::support::producers::{Layer, Product, gzip, tar};
 use crate::workplace::{Workplace, assert_done, assert_failed, json, wait_until};
 
-const TARGETS: [&str; 3] = ["a", "b", "c"];
+pub(super) const TARGETS: [&str; 3] = ["a", "b", "c"];
 
 /// A registry, and a place where its `v1` is mounted three times by a daemon.
-struct Site {
-    workplace: Workplace,
-    registry: FaultRegistry,
+pub(super) struct Site {
+    pub(super) workplace: Workplace,
+    pub(super) registry: FaultRegistry,
     artifact: ModelArtifact,
     digest: String,
 }
 
 impl Site {
-    fn mounted() -> (Self, Daemon) {
+    pub(super) fn mounted() -> (Self, Daemon) {
         let artifact = ModelArtifact::new(5, &[("config.json", 300), ("model.bin", 3 << 20)]);
         let (registry, workplace) = (FaultRegistry::with(&artifact), Workplace::new());
         let daemon = Daemon::start(&workplace, &["--restore"]);
@@ -41,7 +41,7 @@ impl Site {
         (site, daemon)
     }
 
-    fn mount(&self, target: &str) {
+    pub(super) fn mount(&self, target: &str) {
         let reference = self.registry.reference("v1").to_string();
         assert_done(&self.workplace.run(&["mount", &reference, target]));
     }
@@ -52,7 +52,7 @@ impl Site {
     }
 
     /// What a loss of power leaves: no process, no mount, and the disk.
-    fn lose_power(&self, daemon: Daemon) {
+    pub(super) fn lose_power(&self, daemon: Daemon) {
         self.workplace.signal_all(Signal::KILL);
         drop(daemon);
         for target in TARGETS {
@@ -68,7 +68,7 @@ impl Site {
     }
 
     /// What `list` says of a mount.
-    fn state(&self, target: &str) -> Option<String> {
+    pub(super) fn state(&self, target: &str) -> Option<String> {
         let list = json(&self.workplace.run(&["list", "-o", "json"]));
         let path = self.workplace.path(target);
         let found = list.as_array()?.iter().find(|mount| mount["mountpoint"] == path.to_str().unwrap())?;

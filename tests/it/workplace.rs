@@ -106,11 +106,19 @@ impl Workplace {
         self.processes().pop()
     }
 
-    /// Sends `signal` to all processes behind the cache, the owner first, which would start another server.
+    /// Sends `signal` to all processes behind the cache, the owner first, which would start another server. None sees
+    /// another one be killed, which a server takes for the end of its service, and unmounts.
     pub(crate) fn signal_all(&self, signal: Signal) {
-        for process in self.processes() {
-            let _ = rustix::process::kill_process(process, signal);
+        let processes = self.processes();
+        let send = |signal| {
+            for process in &processes {
+                let _ = rustix::process::kill_process(*process, signal);
+            }
+        };
+        if signal == Signal::KILL {
+            send(Signal::STOP);
         }
+        send(signal);
     }
 
     /// What the owner answers to a question for `path` on its socket.

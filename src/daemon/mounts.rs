@@ -125,8 +125,18 @@ struct Slot {
     /// Tells this slot from a later one on the same target.
     number: u64,
     request: MountRequest,
+    /// Whether it was there before this process.
+    is_resumed: bool,
     /// Closed when the mount is gone.
     outcome: watch::Receiver<Outcome>,
+}
+
+impl Slot {
+    /// What is missing as long as it is not known whether it can be served on.
+    fn unrestored(&self) -> Option<Unrestored> {
+        let is_tried = self.is_resumed && self.outcome.borrow().is_none();
+        is_tried.then(|| Unrestored::of(&self.request, true, None))
+    }
 }
 
 #[derive(Default)]
@@ -295,18 +305,13 @@ impl Mounts {
 
     /// Notes that what was mounted as `request` asks cannot be served on.
     pub fn lose(&self, request: &MountRequest, error: &Error) {
-        let missing = Unrestored {
-            mountpoint: Some(request.target.clone()),
-            reference: Some(request.reference.clone()),
-            retried: false,
-            error: Some(error.chain()),
-        };
+        let missing = Unrestored::of(request, false, Some(error.chain()));
         self.state().lost.insert(request.target.clone(), missing);
     }
 
-    /// Mounts that could not be served on, and that nobody has unmounted or mounted anew.
+    /// Mounts that are being taken over, and those that could not be and that nobody has unmounted or mounted anew.
     #[must_use]
-    pub fn lost(&self) -> Vec<Unrestored> {
+    pub fn unrestored(&self) -> Vec<Unrestored> {
         let targets: Vec<PathBuf> = self.state().lost.keys().cloned().collect();
         // What is lost is still in the kernel's table, until somebody unmounts it. Not asked under the lock.
         let gone: Vec<PathBuf> =
@@ -315,10 +320,10 @@ impl Mounts {
         for target in gone {
             state.lost.remove(&target);
         }
-        state.lost.values().cloned().collect()
+        state.slots.values().filter_map(Slot::unrestored).chain(state.lost.values().cloned()).collect()
     }
 
-    /// Whether the mount on `target` is one of those.
+    /// Whether the mount on `target` could not be served on.
     #[must_use]
     pub fn is_lost(&self, target: &Path) -> bool {
         self.state().lost.contains_key(target)
@@ -337,7 +342,8 @@ impl Mounts {
         beginning: Beginning,
     ) -> Slot {
         let (sender, outcome) = watch::channel(None);
-        let slot = Slot { number: state.next_number, request, outcome };
+        let is_resumed = matches!(beginning, Beginning::Resume(_));
+        let slot = Slot { number: state.next_number, request, is_resumed, outcome };
         state.next_number += 1;
         state.slots.insert(slot.request.target.clone(), slot.clone());
         self.count.send_replace(state.count());

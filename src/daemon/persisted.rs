@@ -64,9 +64,7 @@ impl Expected {
     }
 
     fn unrestored(&self) -> Unrestored {
-        let request = &self.record.request;
-        let (mountpoint, reference) = (Some(request.target.clone()), Some(request.reference.clone()));
-        Unrestored { mountpoint, reference, retried: true, error: self.error.clone() }
+        Unrestored::of(&self.record.request, true, self.error.clone())
     }
 }
 

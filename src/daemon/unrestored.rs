@@ -1,12 +1,15 @@
 //! What was mounted before this process and is not mounted now.
 //!
-//! A service mounts it again, and goes on trying; a mount that could not be served on, or whose record
-//! cannot be read, is given up. Either is told of until it is mounted or unmounted by whoever wants it otherwise.
+//! A process takes over what the one before it has left; a service mounts it again, and goes on trying. A mount that could
+//! not be served on, or whose record cannot be read, is given up. Either is told of until it is mounted or unmounted by
+//! whoever wants it otherwise.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::mount::MountRequest;
 
 use super::Mounts;
 use super::persisted::Records;
@@ -21,10 +24,18 @@ pub struct Unrestored {
     pub mountpoint: Option<PathBuf>,
     /// What, as it was asked for; not known of such a record.
     pub reference: Option<String>,
-    /// Whether it is tried again by itself; otherwise it is given up.
+    /// Whether it is still being brought back; otherwise it is given up.
     pub retried: bool,
-    /// Why it is not there; none while it is tried for the first time.
+    /// Why it is not there; none while it is brought back for the first time.
     pub error: Option<String>,
+}
+
+impl Unrestored {
+    /// What was mounted as `request` asks.
+    pub(super) fn of(request: &MountRequest, retried: bool, error: Option<String>) -> Self {
+        let (mountpoint, reference) = (Some(request.target.clone()), Some(request.reference.clone()));
+        Self { mountpoint, reference, retried, error }
+    }
 }
 
 /// What is missing in `mounts`, and of what `records` have.
@@ -33,7 +44,7 @@ pub fn unrestored(mounts: &Mounts, records: Option<&Records>) -> Vec<Unrestored>
     let mut nameless = Vec::new();
     let mut all: BTreeMap<PathBuf, Unrestored> = BTreeMap::new();
     // What is tried again is so whatever else is known of it; that may say why it is not there.
-    for missing in records.map(Records::unrestored).into_iter().flatten().chain(mounts.lost()) {
+    for missing in records.map(Records::unrestored).into_iter().flatten().chain(mounts.unrestored()) {
         match missing.mountpoint.clone() {
             None => nameless.push(missing),
             Some(mountpoint) => {

@@ -283,7 +283,7 @@ async fn a_lost_mount_is_missing_until_its_place_is_free_or_mounted_anew() {
         mounts.lose(&request(target), &Error::new(ErrorKind::Io, "nothing is left of it"));
     };
     let lost =
-        || mounts.lost().into_iter().filter_map(|missing| missing.mountpoint).collect::<Vec<PathBuf>>();
+        || mounts.unrestored().into_iter().filter_map(|missing| missing.mountpoint).collect::<Vec<PathBuf>>();
     ["/a", "/b", "/c"].into_iter().for_each(lose);
     assert_eq!(lost(), ["/a", "/b", "/c"].map(PathBuf::from));
     // Unmounted by others, by us, and mounted over.

@@ -9,7 +9,7 @@ use super::{Daemon, Service};
 use crate::support::artifact::{ARTIFACT_TYPE, digest_of};
 use crate::support::fault_registry::{Fault, FaultRegistry, Target};
 use crate::support::producers::{Layer, Product, gzip, tar};
-use crate::workplace::{Workplace, assert_done, assert_failed, json as printed, wait_until};
+use crate::workplace::{Workplace, assert_done, assert_failed, is_running, json as printed, wait_until};
 
 fn health(workplace: &Workplace) -> Value {
     let (status, text) = workplace.ask("/v1/health");
@@ -109,35 +109,58 @@ fn forget_content(workplace: &Workplace) {
     }
 }
 
-/// Whoever watches a node asks as soon as anybody answers there.
-#[test]
-fn a_daemon_that_has_still_to_mount_again_is_not_ready_from_its_first_answer_on() {
-    let registry = FaultRegistry::start();
-    put_archive(&registry);
-    let workplace = Workplace::new().with_directories(&["a"]);
-    let daemon = Daemon::start(&workplace, &["--restore"]);
-    let reference = registry.reference("archive").to_string();
-    assert_done(&workplace.run(&["mount", "--read-timeout=3600", &reference, "a"]));
-    assert_missing(&workplace, &[]);
-    daemon.end();
-    forget_content(&workplace);
-    registry.faults(Target::Blob, 0, usize::MAX, Fault::Status(503, Vec::new()));
-    let _daemon = Daemon::start(&workplace, &["--restore"]);
+/// No answer says that the mount on `a`, which waits for the registry, is there, from the first one on; until the registry
+/// can be asked, and it is.
+fn assert_waited_for(workplace: &Workplace, registry: &FaultRegistry) {
     let asked = registry.requests(Target::Blob).len();
+    let begin = format!("{} is not mounted again yet: ", workplace.path("a").display());
     let mut answers = 0;
     wait_until("the registry was asked some times", || {
         if let (status @ 200.., text) = workplace.ask("/readyz") {
-            let begin = format!("{} is not mounted again yet: ", workplace.path("a").display());
             assert!(status == 503 && text.starts_with(&begin), "answer {answers}: {status} {text}");
             answers += 1;
         }
         answers > 0 && registry.requests(Target::Blob).len() > asked + 1
     });
-    assert_missing(&workplace, &["a"]);
+    assert_missing(workplace, &["a"]);
     registry.clear_faults();
     wait_until("it is mounted again", || workplace.ask("/readyz").0 == 200);
-    assert_missing(&workplace, &[]);
+    assert_missing(workplace, &[]);
     assert_eq!(std::fs::read(workplace.path("a/first")).unwrap(), b"1");
+}
+
+/// Whoever watches a node asks as soon as anybody answers there.
+#[test]
+fn who_has_still_to_mount_again_is_not_ready_from_the_first_answer_on() {
+    let registry = FaultRegistry::start();
+    put_archive(&registry);
+    let workplace = Workplace::new().with_directories(&["a"]);
+    let reference = registry.reference("archive").to_string();
+    let is_away = || {
+        forget_content(&workplace);
+        registry.faults(Target::Blob, 0, usize::MAX, Fault::Status(503, Vec::new()));
+    };
+    let daemon = Daemon::start(&workplace, &["--restore"]);
+    assert_done(&workplace.run(&["mount", "--read-timeout=3600", &reference, "a"]));
+    assert_missing(&workplace, &[]);
+    daemon.end();
+    is_away();
+    let daemon = Daemon::start(&workplace, &["--restore"]);
+    assert_waited_for(&workplace, &registry);
+    // The next process of the same daemon; and of an owner that mounts nothing again by itself.
+    for daemon in [Some(daemon), None] {
+        if daemon.is_none() {
+            assert_done(&workplace.run(&["mount", "--read-timeout=3600", &reference, "a"]));
+        }
+        let server = workplace.server().unwrap();
+        is_away();
+        kill_process(server, Signal::KILL).unwrap();
+        wait_until("it is gone", || !is_running(server));
+        assert_waited_for(&workplace, &registry);
+        if let Some(daemon) = daemon {
+            daemon.end();
+        }
+    }
 }
 
 /// A workplace whose mounts were taken over by a process that can go on with those of `lost` not at all, since neither the

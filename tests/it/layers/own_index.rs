@@ -101,7 +101,7 @@ async fn a_table_of_contents_that_the_manifest_vouches_for_proves_every_chunk() 
     until("the chunk is kept", || mount.content.standing(&large) == Standing::Proven).await;
     assert!(mount.content.network_bytes() < 4 * PART_BYTES as u64);
     site.read_all(&mount).await;
-    assert!(mount.content.direct(&large).is_some());
+    until("all of it is stored", || mount.content.direct(&large).is_some()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

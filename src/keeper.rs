@@ -24,10 +24,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _, process};
 
+mod deaths;
 mod devices;
 mod holder;
 mod manager;
 mod programs;
+mod server;
+mod signals;
 
 pub use devices::resend;
 pub use holder::{Servers, hold};

@@ -5,7 +5,7 @@
 //! | starting | serving  | the server says that it serves                                              |
 //! | starting | ended    | the first server ends by itself before it serves: its status is the holder's |
 //! | any      | starting | a server that was to go on has died: at once, then after pauses that grow    |
-//! | any      | given up | it has died [`DEATHS_MAX`] times with hardly a pause; every request is EIO   |
+//! | any      | given up | they have died too often with hardly a pause ([`Deaths`]); every request is EIO |
 //! | given up | starting | SIGHUP                                                                      |
 //! | serving  | starting | SIGHUP, or the server leaves: everything is handed over to the next one      |
 //! | starting | starting | another program than served before does not come to serve: back to that one |
@@ -19,53 +19,28 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{self, Read as _};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::process::ExitStatus;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use crate::base::{Error, Result, ResultExt as _, clock, process};
+use crate::base::{Result, ResultExt as _, clock, process};
 
+use super::deaths::Deaths;
 use super::devices::Refused;
 use super::manager::Manager;
 use super::programs::{Program, Programs};
-use super::{HANDED_OVER, Message, SERVER, receive, send};
-
-/// Deaths in a row after which the holder gives up. With the pauses between them, some 20 seconds.
-const DEATHS_MAX: u32 = 12;
-
-/// The same for deaths by SIGKILL, which no server brings upon itself: somebody kills it, or the kernel, for memory.
-const KILLS_MAX: u32 = 200;
-
-/// The longest pause after one of those.
-const PAUSE_AFTER_KILL: Duration = Duration::from_millis(100);
-
-/// A server that has served for as long has not died in a row with those before it: what kills every server is a request
-/// or a file that it meets at its start, and is given again at once.
-const STEADY: Duration = Duration::from_millis(500);
-
-/// The first pause is after the second death in a row: whatever killed one server need not kill the next.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// How long a server may take to leave everything to the next one before it is killed.
-const HAND_OVER_LIMIT: Duration = Duration::from_secs(5);
+use super::server::{Failed, Phase, Server};
+use super::signals::{Signals, Told};
+use super::{HANDED_OVER, Message, receive, send};
 
 /// How long a server that takes over may take until it is told to end even though it does not serve.
 const END_AT_LATEST: Duration = Duration::from_secs(6);
-
-/// How long another program than served before may take until it serves. It may have large maps to read, and mounts to
-/// bring up; meanwhile readers wait.
-const TRIAL_LIMIT: Duration = Duration::from_secs(30);
 
 /// How often the service manager hears meanwhile that there is life: from the holder, for the server before it, which did
 /// so, is gone, and this one may never come to it. A service that is killed for that would not go back.
@@ -108,7 +83,9 @@ pub fn hold(servers: Servers, given_up: impl Fn(Option<&str>)) -> Result<u8> {
         kept,
         manager,
         signals,
-        state: State::default(),
+        deaths: Deaths::default(),
+        has_served: false,
+        told_to_end: None,
         given_up: &given_up,
     };
     holder.run()
@@ -121,46 +98,12 @@ struct Holder<'a> {
     kept: BTreeMap<String, Vec<OwnedFd>>,
     manager: Option<Manager>,
     signals: Signals,
-    state: State,
-    given_up: &'a dyn Fn(Option<&str>),
-}
-
-#[derive(Default)]
-struct State {
+    deaths: Deaths,
     /// Whether any server has come to serve.
     has_served: bool,
-    deaths_in_a_row: u32,
-    /// Whether the last one was by SIGKILL.
-    was_killed: bool,
-    deaths: u64,
-    died: Option<String>,
     /// What the holder was told to end by, until a server has ended everything.
     told_to_end: Option<Signal>,
-}
-
-/// A running server.
-struct Server {
-    child: Child,
-    socket: OwnedFd,
-    program: Program,
-    serving_since: Option<Instant>,
-    /// By when it must have left.
-    leaves_by: Option<Instant>,
-    /// By when it must serve.
-    serves_by: Option<Instant>,
-    /// Whether it has to take over what there is before it can end that.
-    takes_over: bool,
-    /// By when it is told to end, though it does not serve.
-    ends_by: Option<Instant>,
-    /// Whether it was told to end, and everything with it.
-    is_ending: bool,
-}
-
-impl Server {
-    /// Whether it can end everything that there is.
-    fn can_end(&self) -> bool {
-        self.leaves_by.is_none() && (self.serving_since.is_some() || !self.takes_over)
-    }
+    given_up: &'a dyn Fn(Option<&str>),
 }
 
 impl Holder<'_> {
@@ -169,12 +112,12 @@ impl Holder<'_> {
             let program = self.programs.next();
             let mut server = match self.start(program) {
                 Ok(server) => server,
-                Err((_, error)) if !self.state.has_served => return Err(error),
+                Err((_, error)) if !self.has_served => return Err(error),
                 Err((program, error)) => {
                     if program.is_on_trial {
                         self.programs.go_back(&program, &error.chain());
                     } else {
-                        self.note_death(None, error.chain());
+                        self.deaths.note(None, false, error.chain());
                         if !self.goes_on() {
                             return Ok(FAILED);
                         }
@@ -183,24 +126,26 @@ impl Holder<'_> {
                 }
             };
             while self.step(&mut server) {}
-            let status = server.child.wait().context(|| "cannot wait for the server")?;
-            if server.is_ending && status.code() == Some(i32::from(HANDED_OVER)) {
+            let status = server.wait().context(|| "cannot wait for the server")?;
+            if server.phase == Phase::Ending && status.code() == Some(i32::from(HANDED_OVER)) {
                 // The service manager has everything.
                 return Ok(0);
             }
-            if server.is_ending {
+            if server.phase == Phase::Ending {
                 return Ok(self.ended(status));
             }
             if self.is_failed_trial(&server, status) {
-                self.programs.go_back(&server.program, &shown_end(status, &server));
+                self.programs.go_back(&server.program, &server.shown_end(status));
                 continue;
             }
             if self.is_end(status) {
                 return Ok(self.ended(status));
             }
-            if !self.is_handed_over(&server, status) {
-                self.state.was_killed = status.signal() == Some(Signal::KILL.as_raw());
-                self.note_death(server.serving_since, shown_end(status, &server));
+            if is_handed_over(&server, status) {
+                self.deaths.note_none();
+            } else {
+                let how = server.shown_end(status);
+                self.deaths.note(server.serving_since, was_killed(status), how);
                 if !self.goes_on() {
                     return Ok(FAILED);
                 }
@@ -223,56 +168,22 @@ impl Holder<'_> {
     /// Whether there is to be another server after a death; returns when it is time for it.
     fn goes_on(&mut self) -> bool {
         // One that was to take over, and then to end, has died of that.
-        if self.state.told_to_end.is_some() {
+        if self.told_to_end.is_some() {
             return false;
         }
-        let deaths_max = if self.state.was_killed { KILLS_MAX } else { DEATHS_MAX };
-        if self.state.deaths_in_a_row >= deaths_max {
+        if self.deaths.are_too_many() {
             self.give_up();
         }
         self.pause();
         true
     }
 
-    fn start(&self, program: Program) -> Result<Server, (Program, Error)> {
-        match self.spawn(&program) {
-            Err(error) => Err((program, error)),
-            Ok((child, socket)) => {
-                let serves_by = program.is_on_trial.then(|| clock::now() + TRIAL_LIMIT);
-                let ends_by = self.state.told_to_end.map(|_| clock::now() + END_AT_LATEST);
-                let server = Server {
-                    child,
-                    socket,
-                    program,
-                    serving_since: None,
-                    leaves_by: None,
-                    serves_by,
-                    takes_over: !self.kept.is_empty(),
-                    ends_by,
-                    is_ending: false,
-                };
-                // A server that dies at once is no failure of ours.
-                let _ = self.hand_over_to(&server);
-                Ok(server)
-            }
-        }
-    }
-
-    fn spawn(&self, program: &Program) -> Result<(Child, OwnedFd)> {
-        let cannot = || format!("cannot start {}", program.path.display());
-        let (socket, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(io::Error::from)
-                .context(cannot)?;
-        let child = Command::new(program.path_to_run())
-            .arg0(&program.path)
-            .arg(SERVER)
-            .args(&self.arguments)
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .spawn()
-            .context(cannot)?;
-        Ok((child, socket))
+    fn start(&self, program: Program) -> Result<Server, Failed> {
+        let mut server = Server::start(program, &self.arguments, !self.kept.is_empty())?;
+        server.ends_by = self.told_to_end.map(|_| clock::now() + END_AT_LATEST);
+        // A server that dies at once is no failure of ours.
+        let _ = self.hand_over_to(&server);
+        Ok(server)
     }
 
     fn hand_over_to(&self, server: &Server) -> io::Result<()> {
@@ -282,8 +193,8 @@ impl Holder<'_> {
             send(socket, &Message::Keep { name: name.clone() }, &descriptors)?;
         }
         let all = Message::All {
-            died: self.state.died.clone(),
-            deaths: self.state.deaths,
+            died: self.deaths.last().map(str::to_owned),
+            deaths: self.deaths.all(),
             is_on_trial: server.program.is_on_trial,
             went_back: self.programs.failure().map(str::to_owned),
         };
@@ -292,10 +203,9 @@ impl Holder<'_> {
 
     /// Waits for the server or a signal and does what is to be done; `false`: the server is gone.
     fn step(&mut self, server: &mut Server) -> bool {
-        let by = [server.leaves_by, server.serves_by].into_iter().flatten().min();
-        let mut wait = by.map(|by| by.saturating_duration_since(clock::now()));
+        let mut wait = server.due().map(|by| by.saturating_duration_since(clock::now()));
         if wait.is_some_and(|wait| wait.is_zero()) {
-            let _ = server.child.kill();
+            server.kill();
             wait = None;
         } else if let Some(by) = server.ends_by {
             let left = by.saturating_duration_since(clock::now());
@@ -305,11 +215,11 @@ impl Holder<'_> {
                 wait = Some(wait.map_or(left, |wait| wait.min(left)));
             }
         }
-        if let (Some(manager), Some(_)) = (&self.manager, server.serves_by) {
+        if let (Some(manager), true) = (&self.manager, server.is_tried()) {
             manager.tell("WATCHDOG=1");
             wait = wait.map(|wait| wait.min(TRIAL_SIGN_OF_LIFE));
         }
-        let (from_server, from_signals) = wait_for(&[server.socket.as_fd(), self.signals.pipe.as_fd()], wait);
+        let (from_server, from_signals) = wait_for(&[server.socket.as_fd(), self.signals.as_fd()], wait);
         if from_signals && let Some(told) = self.signals.take() {
             self.signalled(told, server);
         }
@@ -346,11 +256,10 @@ impl Holder<'_> {
                 self.kept.remove(&name);
             }
             Message::Ready => {
-                server.serving_since = Some(clock::now());
-                server.serves_by = None;
+                server.serves();
                 self.programs.serves(&server.program);
-                if !self.state.has_served {
-                    self.state.has_served = true;
+                if !self.has_served {
+                    self.has_served = true;
                     if !self.is_service {
                         let _ = process::let_go_of_stderr();
                     }
@@ -360,8 +269,8 @@ impl Holder<'_> {
                 }
             }
             Message::Stays => {
-                server.is_ending = false;
-                self.state.told_to_end = None;
+                server.phase = Phase::Serving;
+                self.told_to_end = None;
             }
             Message::Tell { text } => {
                 if let Some(manager) = &self.manager {
@@ -379,24 +288,23 @@ impl Holder<'_> {
             Told::HandOver => {
                 self.programs.try_again();
                 // One that is ending everything leaves nothing to go on with.
-                if server.leaves_by.is_none()
-                    && !server.is_ending
+                if !matches!(server.phase, Phase::Leaving { .. } | Phase::Ending)
                     && send(server.socket.as_fd(), &Message::HandOver, &[]).is_ok()
                 {
-                    server.leaves_by = Some(clock::now() + HAND_OVER_LIMIT);
+                    server.leaves();
                     if let Some(manager) = &self.manager {
                         manager.tell_reloading();
                     }
                 }
             }
             Told::End(signal) => {
-                self.state.told_to_end = Some(signal);
+                self.told_to_end = Some(signal);
                 if let Some(manager) = &self.manager {
                     manager.tell("STOPPING=1");
                 }
                 if server.can_end() {
                     self.tell_to_end(server);
-                } else if server.leaves_by.is_none() && server.ends_by.is_none() {
+                } else if matches!(server.phase, Phase::Starting { .. }) && server.ends_by.is_none() {
                     server.ends_by = Some(clock::now() + END_AT_LATEST);
                 }
             }
@@ -406,11 +314,9 @@ impl Holder<'_> {
     /// Tells `server` to end, if the holder was told to.
     fn tell_to_end(&self, server: &mut Server) {
         server.ends_by = None;
-        let Some(signal) = self.state.told_to_end else { return };
-        server.is_ending = true;
-        if let Some(pid) = i32::try_from(server.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, signal);
-        }
+        let Some(signal) = self.told_to_end else { return };
+        server.phase = Phase::Ending;
+        server.tell(signal);
     }
 
     /// Whether a server that ended so has ended everything.
@@ -419,55 +325,30 @@ impl Holder<'_> {
             Some(0) => true,
             Some(code) if code == i32::from(HANDED_OVER) => false,
             // What it failed with was said.
-            Some(_) => !self.state.has_served,
+            Some(_) => !self.has_served,
             None => false,
         }
     }
 
-    fn is_handed_over(&mut self, server: &Server, status: ExitStatus) -> bool {
-        let is_so = server.leaves_by.is_some() || status.code() == Some(i32::from(HANDED_OVER));
-        if is_so {
-            self.state.died = None;
-        }
-        is_so
-    }
-
     /// Whether a server that ended so was another program than served before, and did not come to serve by its own fault.
-    fn is_failed_trial(&mut self, server: &Server, status: ExitStatus) -> bool {
-        if !server.program.is_on_trial || server.serving_since.is_some() || server.leaves_by.is_some() {
-            return false;
-        }
-        let is_late = server.serves_by.is_some_and(|by| by <= clock::now());
-        let was_killed = status.signal() == Some(Signal::KILL.as_raw()) && !is_late;
-        !was_killed || self.state.deaths_in_a_row + 1 >= TRIAL_KILLS_MAX
-    }
-
-    fn note_death(&mut self, serving_since: Option<Instant>, how: String) {
-        let was_steady = serving_since.is_some_and(|since| since.elapsed() > STEADY);
-        self.state.deaths_in_a_row = if was_steady { 0 } else { self.state.deaths_in_a_row + 1 };
-        self.state.deaths += 1;
-        self.state.died = Some(how);
+    fn is_failed_trial(&self, server: &Server, status: ExitStatus) -> bool {
+        let is_by_others = was_killed(status) && !server.is_late();
+        server.is_tried() && (!is_by_others || self.deaths.in_a_row() + 1 >= TRIAL_KILLS_MAX)
     }
 
     /// Waits as long as the deaths in a row make it, or until it is told something: to end everything, the next server has
     /// to take it over.
     fn pause(&mut self) {
-        let doublings = self.state.deaths_in_a_row.saturating_sub(2).min(16);
-        let pause = match self.state.deaths_in_a_row {
-            0 | 1 => return,
-            _ if self.state.was_killed => PAUSE_AFTER_KILL.min(PAUSE_FIRST * (1 << doublings)),
-            _ => (PAUSE_FIRST * (1 << doublings)).min(PAUSE_MAX),
-        };
-        let until = clock::now() + pause;
+        let until = clock::now() + self.deaths.pause();
         loop {
             let left = until.saturating_duration_since(clock::now());
             if left.is_zero() {
                 return;
             }
-            wait_for(&[self.signals.pipe.as_fd()], Some(left));
+            wait_for(&[self.signals.as_fd()], Some(left));
             match self.signals.take() {
                 Some(Told::End(signal)) => {
-                    self.state.told_to_end = Some(signal);
+                    self.told_to_end = Some(signal);
                     return;
                 }
                 Some(Told::HandOver) => {
@@ -481,11 +362,11 @@ impl Holder<'_> {
 
     /// Answers every request with an I/O error until it is told to try again, or to end, which takes a server as well.
     fn give_up(&mut self) {
-        let why = self.state.died.clone().unwrap_or_default();
+        let why = self.deaths.last().unwrap_or_default();
         let why = format!(
             "the process that serves it died {} times in a row, as it was started ({why}); once that is mended: kill \
              -HUP {}",
-            self.state.deaths_in_a_row,
+            self.deaths.in_a_row(),
             std::process::id()
         );
         (self.given_up)(Some(&why));
@@ -494,10 +375,10 @@ impl Holder<'_> {
         }
         let told = self.refuse_requests();
         (self.given_up)(None);
-        self.state.deaths_in_a_row = 0;
+        self.deaths.begin_again();
         self.programs.try_again();
         if let Told::End(signal) = told {
-            self.state.told_to_end = Some(signal);
+            self.told_to_end = Some(signal);
         }
     }
 
@@ -506,7 +387,7 @@ impl Holder<'_> {
         loop {
             let mut waited: Vec<PollFd<'_>> =
                 mounts.iter().map(|mount| PollFd::new(mount.device(), PollFlags::IN)).collect();
-            waited.push(PollFd::new(&self.signals.pipe, PollFlags::IN));
+            waited.push(PollFd::new(&self.signals, PollFlags::IN));
             // Interrupted by a signal, which is waiting in its pipe then.
             let _ = poll(&mut waited, None);
             let ready: Vec<bool> = waited.iter().map(|waited| !waited.revents().is_empty()).collect();
@@ -519,59 +400,13 @@ impl Holder<'_> {
     }
 }
 
-/// What the holder was told by a signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    /// SIGTERM, SIGINT.
-    End(Signal),
-    /// SIGHUP.
-    HandOver,
+fn is_handed_over(server: &Server, status: ExitStatus) -> bool {
+    matches!(server.phase, Phase::Leaving { .. }) || status.code() == Some(i32::from(HANDED_OVER))
 }
 
-/// The signals that came. What waits for a descriptor waits for them too.
-struct Signals {
-    pipe: UnixStream,
-    terminate: Arc<AtomicBool>,
-    interrupt: Arc<AtomicBool>,
-    hand_over: Arc<AtomicBool>,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-        let (pipe, written) = UnixStream::pair()?;
-        pipe.set_nonblocking(true)?;
-        let [terminate, interrupt, hand_over] = <[Arc<AtomicBool>; 3]>::default();
-        // First the flag, then what wakes up.
-        for (signal, flag) in [(SIGTERM, &terminate), (SIGINT, &interrupt), (SIGHUP, &hand_over)] {
-            signal_hook::flag::register(signal, Arc::clone(flag))?;
-            signal_hook::low_level::pipe::register(signal, written.try_clone()?)?;
-        }
-        Ok(Self { pipe, terminate, interrupt, hand_over })
-    }
-
-    /// What was told since the last time.
-    fn take(&self) -> Option<Told> {
-        let mut bytes = [0; 64];
-        while (&self.pipe).read(&mut bytes).is_ok_and(|taken| taken > 0) {}
-        let told = |flag: &AtomicBool| flag.swap(false, Ordering::Relaxed);
-        match (told(&self.interrupt), told(&self.terminate), told(&self.hand_over)) {
-            (true, ..) => Some(Told::End(Signal::INT)),
-            (_, true, _) => Some(Told::End(Signal::TERM)),
-            (.., hands_over) => hands_over.then_some(Told::HandOver),
-        }
-    }
-}
-
-/// How `server` ended, in words.
-fn shown_end(status: ExitStatus, server: &Server) -> String {
-    match (status.signal(), status.code()) {
-        _ if server.serves_by.is_some_and(|by| by <= clock::now()) => {
-            format!("it took longer than {} s", TRIAL_LIMIT.as_secs())
-        }
-        (Some(signal), _) => format!("it was killed by signal {signal}"),
-        (None, code) => format!("it ended with status {}", code.unwrap_or_default()),
-    }
+/// By SIGKILL.
+fn was_killed(status: ExitStatus) -> bool {
+    status.signal() == Some(Signal::KILL.as_raw())
 }
 
 fn shown_status(status: ExitStatus) -> u8 {
@@ -579,7 +414,7 @@ fn shown_status(status: ExitStatus) -> u8 {
 }
 
 /// Which of the two are ready, or neither after `limit`.
-fn wait_for(descriptors: &[std::os::fd::BorrowedFd<'_>], limit: Option<Duration>) -> (bool, bool) {
+fn wait_for(descriptors: &[BorrowedFd<'_>], limit: Option<Duration>) -> (bool, bool) {
     let mut waited: Vec<PollFd<'_>> =
         descriptors.iter().map(|descriptor| PollFd::new(descriptor, PollFlags::IN)).collect();
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());

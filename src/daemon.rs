@@ -16,6 +16,7 @@ pub mod persisted;
 mod restore;
 pub mod server;
 pub mod start;
+pub mod surroundings;
 pub mod unrestored;
 pub mod upgrade;
 pub mod warms;

@@ -52,7 +52,7 @@ pub use requests::{Operation, request_durations};
 pub use tuning::{answer_limit, request_timeout};
 
 /// How long [`FuseMount::unmount`] waits for readers to let go before it leaves the mount to them.
-const UNMOUNT_WAIT: Duration = Duration::from_secs(5);
+const UNMOUNT_WAIT: Duration = Duration::from_secs(4);
 
 /// Where and how a filesystem is mounted.
 #[derive(Clone, Debug)]
@@ -78,6 +78,22 @@ pub struct FuseMount {
 pub struct FuseRecord {
     attachment: AttachmentRecord,
     greeting: Greeting,
+}
+
+impl FuseRecord {
+    /// The mount point, canonical.
+    #[must_use]
+    pub fn target(&self) -> &Path {
+        self.attachment.target()
+    }
+
+    /// Takes the mount, which nobody serves any more, out of the tree of files. One that is gone already is no error.
+    ///
+    /// # Errors
+    /// `Busy` when something else is mounted over it; `Io` when the kernel refuses.
+    pub fn detach(self) -> Result<()> {
+        Attachment::of_record(self.attachment).detach()
+    }
 }
 
 /// What a process that is gone has left of a mount.

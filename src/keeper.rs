@@ -33,7 +33,7 @@ mod server;
 mod signals;
 
 pub use devices::resend;
-pub use holder::{Servers, hold};
+pub use holder::{END_LIMIT, Servers, Surroundings, hold};
 pub use manager::stores_descriptors;
 
 /// Descriptors in one message; the kernel takes up to 253.
@@ -47,6 +47,9 @@ pub const HANDED_OVER: u8 = 75;
 
 /// The first argument of a process that is started by a holder.
 pub const SERVER: &str = "server";
+
+/// What is kept, by name.
+pub type Kept = BTreeMap<String, Vec<OwnedFd>>;
 
 /// What the two say to each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +78,8 @@ enum Message {
     Next { program: PathBuf },
     /// From the server: it was told to end and goes on, for the mounts that there still are.
     Stays,
+    /// From the server: whether SIGTERM is to leave the mounts as they are.
+    KeepsMounts { keeps: bool },
     /// From the server: what the service manager is to be told, in its own words (sd_notify(3)).
     Tell { text: String },
     /// From the holder: leave everything to the next one and end. From the server: it wants to be told so.
@@ -87,7 +92,7 @@ pub struct Inherited {
     /// The holder's process.
     pub holder: u32,
     /// By name.
-    pub kept: BTreeMap<String, Vec<OwnedFd>>,
+    pub kept: Kept,
     /// Why the server before this one ended, if it did not mean to.
     pub died: Option<String>,
     /// How often that has happened to this holder.
@@ -210,6 +215,14 @@ impl Keeper {
     /// `Io` when the holder is gone.
     pub fn stays(&self) -> Result<()> {
         self.say(&Message::Stays, &[]).context(|| "cannot speak with the holder")
+    }
+
+    /// Says whether SIGTERM is to leave the mounts as they are, for an end that this process does not come to.
+    ///
+    /// # Errors
+    /// `Io` when the holder is gone.
+    pub fn keeps_mounts(&self, keeps: bool) -> Result<()> {
+        self.say(&Message::KeepsMounts { keeps }, &[]).context(|| "cannot speak with the holder")
     }
 
     /// Has the service manager told `text`, in the words of sd_notify(3). Without one, nothing happens.

@@ -45,7 +45,7 @@ use task::Task;
 pub use assembly::Assembly;
 pub use chosen::ArtifactRequest;
 pub use held::{CacheContent, HeldArtifact};
-pub use left::{LEFT_FORMAT, LeftBehind, NUMBERING, NotUnderstood};
+pub use left::{LEFT_FORMAT, LeftBehind, NUMBERING, NotUnderstood, unmount_left};
 pub use own_indexes::OwnIndexes;
 pub use pinning::pin;
 pub use record::MountRecord;

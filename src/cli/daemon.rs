@@ -7,8 +7,8 @@ use std::ffi::OsString;
 use std::os::fd::AsFd as _;
 
 use crate::base::{Error, ErrorKind, Result, ResultExt as _};
-use crate::daemon::locate;
 use crate::daemon::owner::{Owner, Service};
+use crate::daemon::surroundings::OfOwner;
 use crate::keeper::{self, Inherited, Keeper, Servers};
 
 use super::args::{DaemonArgs, GlobalArgs};
@@ -27,15 +27,8 @@ pub(super) fn hold(global: &GlobalArgs, typed: Vec<OsString>) -> Result<u8> {
     let program = std::env::current_exe().context(|| "cannot find the path of this program")?;
     let cache_dir = settings::cache_dir(global)?;
     let arguments = std::iter::once(DAEMON.into()).chain(typed.into_iter().skip(1)).collect();
-    keeper::hold(Servers { program, arguments, is_service: true }, |why| {
-        if let Some(why) = why {
-            eprintln!("refmount: given up: {why}");
-        }
-        // The directory may never have come about.
-        if let Err(error) = locate::note_given_up(&cache_dir, why) {
-            eprintln!("refmount: {}", error.chain());
-        }
-    })
+    let surroundings = OfOwner { cache_dir: Some(cache_dir), is_service: true };
+    keeper::hold(Servers { program, arguments, is_service: true }, &surroundings)
 }
 
 /// The name that what the configuration file says is kept under, for the next process.

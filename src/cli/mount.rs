@@ -13,6 +13,7 @@ use crate::daemon::client::Unanswered;
 use crate::daemon::locate::OwnerOf;
 use crate::daemon::mounts::Answer;
 use crate::daemon::owner::Owner;
+use crate::daemon::surroundings::OfOwner;
 use crate::daemon::watch::is_wanted;
 use crate::daemon::{Client, locate, start};
 use crate::keeper::{self, Keeper, Servers};
@@ -254,12 +255,7 @@ pub(super) fn hold_in_background(arguments: Vec<OsString>) -> Result<u8> {
     let cache_dir =
         arguments.windows(2).find(|pair| pair[0] == "--cache-dir").map(|pair| PathBuf::from(&pair[1]));
     let servers = Servers { program, arguments, is_service: false };
-    keeper::hold(servers, |why| {
-        let Some(cache_dir) = &cache_dir else { return };
-        if let Err(error) = locate::note_given_up(cache_dir, why) {
-            eprintln!("{}", error.chain());
-        }
-    })
+    keeper::hold(servers, &OfOwner { cache_dir, is_service: false })
 }
 
 /// Serves the mounts of a cache directory, for the holder that has started this process.

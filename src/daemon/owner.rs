@@ -43,17 +43,22 @@ const LAST_MOUNT_GRACE: Duration = Duration::from_secs(1);
 /// How often what was stored is made durable.
 const SYNC_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long an owner takes to end when it is told to.
+/// How long an owner takes to end when it is told to. Of that, a server has [`keeper::END_LIMIT`]; the rest is its holder's.
 pub const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Of [`EXIT_LIMIT`]: unmounting, and waiting for readers, which an unmount does for a few seconds by itself.
-const UNMOUNT_LIMIT: Duration = Duration::from_secs(6);
+/// Of a server's time: unmounting, and waiting for readers, which an unmount does for a few seconds by itself.
+const UNMOUNT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Of [`EXIT_LIMIT`]: making the cache durable.
-const SYNC_LIMIT: Duration = Duration::from_secs(3);
+/// Of a server's time: making the cache durable.
+const SYNC_LIMIT: Duration = Duration::from_millis(2500);
 
-/// Of [`EXIT_LIMIT`]: answers that are still on their way.
+/// Of a server's time: answers that are still on their way.
 const ANSWERS_LIMIT: Duration = Duration::from_millis(500);
+
+const _: () = {
+    let server = UNMOUNT_LIMIT.as_millis() + SYNC_LIMIT.as_millis() + ANSWERS_LIMIT.as_millis();
+    assert!(server < keeper::END_LIMIT.as_millis() && keeper::END_LIMIT.as_millis() < EXIT_LIMIT.as_millis());
+};
 
 /// Mounts for real, into one cache.
 #[derive(Debug)]
@@ -65,7 +70,7 @@ struct KernelMounter {
 }
 
 /// What a mount's name begins with where it is kept.
-const MOUNT_NAME: &str = "mount-";
+pub(super) const MOUNT_NAME: &str = "mount-";
 
 impl KernelMounter {
     /// `inherited`: what is kept under other names already.
@@ -239,6 +244,7 @@ impl Owner {
             }
             mounter = Recording::new(mounter, Arc::clone(&records));
             let is_on_trial = inherited.is_on_trial;
+            keeper.keeps_mounts(service.keeps_mounts)?;
             let keeper = Arc::clone(&keeper);
             let holder_gone = Some(holder_gone);
             running = Some(service::Running { service, records, keeper, is_on_trial, holder_gone });
@@ -467,7 +473,7 @@ const RESUME_LIMIT: Duration = Duration::from_secs(5);
 
 /// The names that the lock and the sockets are kept under.
 const LOCK: &str = "lock";
-const SOCKET: &str = "socket";
+pub(super) const SOCKET: &str = "socket";
 const WATCHED: &str = "watched";
 
 /// Tells metrics at `address`, and has `keeper` keep the socket; `kept` is the one that it has kept. A process that goes on

@@ -40,6 +40,12 @@ pub(super) struct AttachmentRecord {
     unique_id: Option<u64>,
 }
 
+impl AttachmentRecord {
+    pub(super) fn target(&self) -> &Path {
+        &self.entry.target
+    }
+}
+
 impl Attachment {
     pub(super) fn record(&self) -> AttachmentRecord {
         AttachmentRecord { entry: self.entry.clone(), unique_id: self.unique_id }

@@ -10,21 +10,21 @@
 //! | serving  | starting | SIGHUP, or the server leaves: everything is handed over to the next one      |
 //! | starting | starting | another program than served before does not come to serve: back to that one |
 //! | any      | ended    | the server ends because it was told to, or has nothing left to serve        |
+//! | any      | ended    | the holder was told to end, and no server comes to that within [`END_LIMIT`] |
 //!
-//! A server that is still taking over, or leaving, is not told to end: it would take the mounts with it, dead. The one
-//! that comes to serve is.
+//! A server that is still taking over, or leaving, is not told to end. The one that comes to serve is.
+//!
+//! Whatever becomes of the last server, no dead mount is left: what it has not unmounted, the holder does.
 //!
 //! Of a service, the server may leave everything as it was when it was told to end: the service manager has it all
-//! then ([`super::manager`]), for the holder that it starts next.
+//! then ([`super::manager`]), for the holder that it starts next. Where mounts are to be kept and no manager stores
+//! them, a server that is killed as it is told to end is followed by another one, which is told again.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -35,12 +35,17 @@ use super::deaths::Deaths;
 use super::devices::Refused;
 use super::manager::Manager;
 use super::programs::{Program, Programs};
-use super::server::{Failed, Phase, Server};
+use super::server::{End, Failed, Phase, Server};
 use super::signals::{Signals, Told};
-use super::{HANDED_OVER, Message, receive, send};
+use super::{Kept, Message, receive, send};
 
-/// How long a server that takes over may take until it is told to end even though it does not serve.
-const END_AT_LATEST: Duration = Duration::from_secs(6);
+/// How long servers may take to end everything once the holder was told to end. What they have not ended by then, it ends
+/// itself.
+pub const END_LIMIT: Duration = Duration::from_millis(8500);
+
+/// How long the holder waits then for the death of a server that it has killed, which one that hangs in the kernel does not
+/// die.
+const DEATH_LIMIT: Duration = Duration::from_millis(500);
 
 /// How often the service manager hears meanwhile that there is life: from the holder, for the server before it, which did
 /// so, is gone, and this one may never come to it. A service that is killed for that would not go back.
@@ -64,12 +69,23 @@ pub struct Servers {
     pub is_service: bool,
 }
 
-/// Holds for `servers`, until the last one ends; returns that one's status. `given_up` is told why, should the holder
-/// give up.
+/// What a holder has others do, who know what it keeps.
+pub trait Surroundings {
+    /// The holder gives up, and why; or tries again.
+    fn given_up(&self, why: Option<&str>);
+
+    /// Unmounts those of `kept` that are mounts and still mounted. Nobody serves them any more.
+    fn unmount(&self, kept: &Kept);
+
+    /// Removes what leads others to the servers, if it is among `kept` and so no other holder's.
+    fn close(&self, kept: &Kept);
+}
+
+/// Holds for `servers`, until the last one ends; returns that one's status, or a failure if it did not end as it was to.
 ///
 /// # Errors
 /// What the first start failed with.
-pub fn hold(servers: Servers, given_up: impl Fn(Option<&str>)) -> Result<u8> {
+pub fn hold(servers: Servers, surroundings: &dyn Surroundings) -> Result<u8> {
     let mut manager = servers.is_service.then(Manager::of_environment).flatten();
     let kept = manager.as_mut().map(Manager::take_stored).unwrap_or_default();
     // A mount takes one for each thread that serves it, and three more. Where there are none, it is fewer mounts.
@@ -80,13 +96,14 @@ pub fn hold(servers: Servers, given_up: impl Fn(Option<&str>)) -> Result<u8> {
         programs: Programs::new(program),
         arguments,
         is_service,
+        keeps_mounts: !kept.is_empty(),
         kept,
         manager,
         signals,
         deaths: Deaths::default(),
         has_served: false,
         told_to_end: None,
-        given_up: &given_up,
+        surroundings,
     };
     holder.run()
 }
@@ -95,15 +112,42 @@ struct Holder<'a> {
     programs: Programs,
     arguments: Vec<OsString>,
     is_service: bool,
-    kept: BTreeMap<String, Vec<OwnedFd>>,
+    kept: Kept,
     manager: Option<Manager>,
     signals: Signals,
     deaths: Deaths,
     /// Whether any server has come to serve.
     has_served: bool,
-    /// What the holder was told to end by, until a server has ended everything.
-    told_to_end: Option<Signal>,
-    given_up: &'a dyn Fn(Option<&str>),
+    /// Whether SIGTERM is to leave the mounts as they are: as the servers say, and before, as what was stored says.
+    keeps_mounts: bool,
+    told_to_end: Option<ToldToEnd>,
+    surroundings: &'a dyn Surroundings,
+}
+
+/// What the holder was told to end by, until a server has ended everything.
+#[derive(Clone, Copy, Debug)]
+struct ToldToEnd {
+    signal: Signal,
+    /// By when servers must have done so.
+    by: Instant,
+    /// Whether it was told so again.
+    again: bool,
+}
+
+impl ToldToEnd {
+    fn now(signal: Signal) -> Self {
+        Self { signal, by: clock::now() + END_LIMIT, again: false }
+    }
+
+    /// As after another such signal: Ctrl-C holds on, and time runs on.
+    fn and(self, signal: Signal) -> Self {
+        let signal = if self.signal == Signal::INT { self.signal } else { signal };
+        Self { signal, again: true, ..self }
+    }
+
+    fn is_over(&self) -> bool {
+        self.by <= clock::now()
+    }
 }
 
 impl Holder<'_> {
@@ -117,70 +161,109 @@ impl Holder<'_> {
                     if program.is_on_trial {
                         self.programs.go_back(&program, &error.chain());
                     } else {
-                        self.deaths.note(None, false, error.chain());
-                        if !self.goes_on() {
-                            return Ok(FAILED);
+                        let why = error.chain();
+                        self.deaths.note(None, false, why.clone());
+                        if let Some(status) = self.after_death(false, &why) {
+                            return Ok(status);
                         }
                     }
                     continue;
                 }
             };
-            while self.step(&mut server) {}
-            let status = server.wait().context(|| "cannot wait for the server")?;
-            if server.phase == Phase::Ending && status.code() == Some(i32::from(HANDED_OVER)) {
-                // The service manager has everything.
-                return Ok(0);
-            }
-            if server.phase == Phase::Ending {
-                return Ok(self.ended(status));
-            }
-            if self.is_failed_trial(&server, status) {
-                self.programs.go_back(&server.program, &server.shown_end(status));
-                continue;
-            }
-            if self.is_end(status) {
-                return Ok(self.ended(status));
-            }
-            if is_handed_over(&server, status) {
-                self.deaths.note_none();
-            } else {
-                let how = server.shown_end(status);
-                self.deaths.note(server.serving_since, was_killed(status), how);
-                if !self.goes_on() {
-                    return Ok(FAILED);
+            let given_up = loop {
+                match self.step(&mut server) {
+                    Step::Next => {}
+                    Step::Ended => break false,
+                    Step::Hangs => break true,
                 }
+            };
+            let end = server.wait(given_up).context(|| "cannot wait for the server")?;
+            if let Some(status) = self.after(&server, end) {
+                return Ok(status);
             }
         }
     }
 
-    /// The status of a holder whose last server has ended everything with this one.
-    fn ended(&mut self, status: ExitStatus) -> u8 {
-        // There is nothing to go on with then: even the socket is gone. What a server that failed had not yet taken over
-        // is there for the next attempt.
-        if let Some(manager) = &mut self.manager
-            && status.success()
-        {
+    /// What follows on the end of a server: the end of the holder, with this status, or another server, once it is time for
+    /// that.
+    fn after(&mut self, server: &Server, end: End) -> Option<u8> {
+        let is_ending = server.phase == Phase::Ending;
+        if is_ending && end.has_handed_over() {
+            self.leave_to_manager();
+            return Some(0);
+        }
+        if is_ending && end.is_success() {
+            self.end_all();
+            return Some(0);
+        }
+        let is_over = self.told_to_end.is_some_and(|told| told.is_over());
+        if !is_ending && !is_over {
+            if self.is_failed_trial(server, end) {
+                self.programs.go_back(&server.program, &server.shown(end));
+                return None;
+            }
+            match end.code() {
+                Some(0) => {
+                    self.end_all();
+                    return Some(0);
+                }
+                // What it failed with was said. What it had not yet taken over is there for the next attempt.
+                Some(code) if !self.has_served && !end.has_handed_over() => return Some(code),
+                _ => {}
+            }
+            if matches!(server.phase, Phase::Leaving { .. }) || end.has_handed_over() {
+                self.deaths.note_none();
+                return None;
+            }
+        }
+        let how = server.shown(end);
+        self.deaths.note(server.serving_since, server.is_killed_by_others(end), how.clone());
+        self.after_death(server.has_stayed, &how)
+    }
+
+    /// What follows on the death of a server, as for [`Self::after`]. If it was to end everything, or to take it over and
+    /// then to end it, the holder does so; unless mounts are to be kept, and nobody but servers could.
+    fn after_death(&mut self, has_stayed: bool, how: &str) -> Option<u8> {
+        let Some(told) = self.told_to_end else {
+            self.pause();
+            return None;
+        };
+        let keeps = self.keeps_mounts && told.signal == Signal::TERM;
+        let is_stored = self.manager.as_ref().is_some_and(Manager::stores);
+        if keeps && !is_stored && !has_stayed && !told.again {
+            self.pause();
+            // For the next one, time begins anew.
+            self.told_to_end =
+                self.told_to_end.map(|told| ToldToEnd { by: clock::now() + END_LIMIT, ..told });
+            return None;
+        }
+        eprintln!("refmount: the process that was to end everything did not come to it: {how}");
+        if keeps && is_stored {
+            self.leave_to_manager();
+        } else {
+            self.end_all();
+            self.surroundings.close(&self.kept);
+        }
+        Some(FAILED)
+    }
+
+    /// Ends what is left. The service manager has nothing to go on with then: even the socket is gone.
+    fn end_all(&mut self) {
+        self.surroundings.unmount(&self.kept);
+        if let Some(manager) = &mut self.manager {
             manager.remove_all();
         }
-        shown_status(status)
     }
 
-    /// Whether there is to be another server after a death; returns when it is time for it.
-    fn goes_on(&mut self) -> bool {
-        // One that was to take over, and then to end, has died of that.
-        if self.told_to_end.is_some() {
-            return false;
-        }
-        if self.deaths.are_too_many() {
-            self.give_up();
-        }
-        self.pause();
-        true
+    /// Leaves everything to the service manager; what that does not store ends.
+    fn leave_to_manager(&mut self) {
+        let manager = self.manager.as_ref();
+        self.kept.retain(|name, _| !manager.is_some_and(|manager| manager.has_stored(name)));
+        self.surroundings.unmount(&self.kept);
     }
 
     fn start(&self, program: Program) -> Result<Server, Failed> {
-        let mut server = Server::start(program, &self.arguments, !self.kept.is_empty())?;
-        server.ends_by = self.told_to_end.map(|_| clock::now() + END_AT_LATEST);
+        let server = Server::start(program, &self.arguments, !self.kept.is_empty())?;
         // A server that dies at once is no failure of ours.
         let _ = self.hand_over_to(&server);
         Ok(server)
@@ -201,19 +284,12 @@ impl Holder<'_> {
         send(socket, &all, &[])
     }
 
-    /// Waits for the server or a signal and does what is to be done; `false`: the server is gone.
-    fn step(&mut self, server: &mut Server) -> bool {
-        let mut wait = server.due().map(|by| by.saturating_duration_since(clock::now()));
-        if wait.is_some_and(|wait| wait.is_zero()) {
-            server.kill();
-            wait = None;
-        } else if let Some(by) = server.ends_by {
-            let left = by.saturating_duration_since(clock::now());
-            if left.is_zero() {
-                self.tell_to_end(server);
-            } else {
-                wait = Some(wait.map_or(left, |wait| wait.min(left)));
-            }
+    /// Waits for the server or a signal and does what is to be done.
+    fn step(&mut self, server: &mut Server) -> Step {
+        let look = self.next_look(server);
+        let mut wait = look.map(|at| at.saturating_duration_since(clock::now()));
+        if server.killed_at().is_some() && wait.is_some_and(|wait| wait.is_zero()) {
+            return Step::Hangs;
         }
         if let (Some(manager), true) = (&self.manager, server.is_tried()) {
             manager.tell("WATCHDOG=1");
@@ -224,21 +300,35 @@ impl Holder<'_> {
             self.signalled(told, server);
         }
         if !from_server {
-            return true;
+            return Step::Next;
         }
         match receive(server.socket.as_fd()) {
             Ok(Some((message, descriptors))) => {
                 self.take(message, descriptors, server);
-                true
+                Step::Next
             }
             // Of a later program, or without descriptors that there is no room for. Whoever sent it goes on, and is to be told
             // of signals.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 eprintln!("refmount: the server said what is not understood: {error}");
-                true
+                Step::Next
             }
-            Ok(None) | Err(_) => false,
+            Ok(None) | Err(_) => Step::Ended,
         }
+    }
+
+    /// Kills a server that takes too long. Returns when it is to be looked at again should it do nothing; one that was
+    /// killed is dead by then, or hangs.
+    fn next_look(&self, server: &mut Server) -> Option<Instant> {
+        let end = self.told_to_end.map(|told| (told.by, "it did not end in time".to_owned()));
+        let due = server.due().into_iter().chain(end).min_by_key(|(by, _)| *by);
+        match due {
+            Some((by, _)) if by > clock::now() && server.killed_at().is_none() => return Some(by),
+            Some((_, why)) => server.kill_for(why),
+            None => {}
+        }
+        // Without an end that waits for it, its death is waited for as long as it takes.
+        self.told_to_end.zip(server.killed_at()).map(|(told, at)| told.by.max(at + DEATH_LIMIT))
     }
 
     fn take(&mut self, message: Message, descriptors: Vec<OwnedFd>, server: &mut Server) {
@@ -269,9 +359,14 @@ impl Holder<'_> {
                 }
             }
             Message::Stays => {
-                server.phase = Phase::Serving;
-                self.told_to_end = None;
+                server.has_stayed = true;
+                // Told again, it does not.
+                if !self.told_to_end.is_some_and(|told| told.again) {
+                    server.phase = Phase::Serving;
+                    self.told_to_end = None;
+                }
             }
+            Message::KeepsMounts { keeps } => self.keeps_mounts = keeps,
             Message::Tell { text } => {
                 if let Some(manager) = &self.manager {
                     manager.tell(&text);
@@ -298,47 +393,41 @@ impl Holder<'_> {
                 }
             }
             Told::End(signal) => {
-                self.told_to_end = Some(signal);
+                self.note_told_to_end(signal);
                 if let Some(manager) = &self.manager {
                     manager.tell("STOPPING=1");
                 }
                 if server.can_end() {
                     self.tell_to_end(server);
-                } else if matches!(server.phase, Phase::Starting { .. }) && server.ends_by.is_none() {
-                    server.ends_by = Some(clock::now() + END_AT_LATEST);
                 }
             }
         }
     }
 
-    /// Tells `server` to end, if the holder was told to.
-    fn tell_to_end(&self, server: &mut Server) {
-        server.ends_by = None;
-        let Some(signal) = self.told_to_end else { return };
-        server.phase = Phase::Ending;
-        server.tell(signal);
+    fn note_told_to_end(&mut self, signal: Signal) {
+        let told = self.told_to_end.map_or_else(|| ToldToEnd::now(signal), |told| told.and(signal));
+        self.told_to_end = Some(told);
     }
 
-    /// Whether a server that ended so has ended everything.
-    fn is_end(&self, status: ExitStatus) -> bool {
-        match status.code() {
-            Some(0) => true,
-            Some(code) if code == i32::from(HANDED_OVER) => false,
-            // What it failed with was said.
-            Some(_) => !self.has_served,
-            None => false,
-        }
+    /// Tells `server` to end, if the holder was told to.
+    fn tell_to_end(&self, server: &mut Server) {
+        let Some(told) = self.told_to_end else { return };
+        server.phase = Phase::Ending;
+        server.tell(told.signal);
     }
 
     /// Whether a server that ended so was another program than served before, and did not come to serve by its own fault.
-    fn is_failed_trial(&self, server: &Server, status: ExitStatus) -> bool {
-        let is_by_others = was_killed(status) && !server.is_late();
-        server.is_tried() && (!is_by_others || self.deaths.in_a_row() + 1 >= TRIAL_KILLS_MAX)
+    fn is_failed_trial(&self, server: &Server, end: End) -> bool {
+        let is_at_fault = !server.is_killed_by_others(end);
+        server.is_tried() && (is_at_fault || self.deaths.in_a_row() + 1 >= TRIAL_KILLS_MAX)
     }
 
     /// Waits as long as the deaths in a row make it, or until it is told something: to end everything, the next server has
-    /// to take it over.
+    /// to take it over. After too many, gives up until then.
     fn pause(&mut self) {
+        if self.deaths.are_too_many() {
+            self.give_up();
+        }
         let until = clock::now() + self.deaths.pause();
         loop {
             let left = until.saturating_duration_since(clock::now());
@@ -348,7 +437,7 @@ impl Holder<'_> {
             wait_for(&[self.signals.as_fd()], Some(left));
             match self.signals.take() {
                 Some(Told::End(signal)) => {
-                    self.told_to_end = Some(signal);
+                    self.note_told_to_end(signal);
                     return;
                 }
                 Some(Told::HandOver) => {
@@ -369,16 +458,16 @@ impl Holder<'_> {
             self.deaths.in_a_row(),
             std::process::id()
         );
-        (self.given_up)(Some(&why));
+        self.surroundings.given_up(Some(&why));
         if let Some(manager) = &self.manager {
             manager.tell(&format!("STATUS=Given up: {why}"));
         }
         let told = self.refuse_requests();
-        (self.given_up)(None);
+        self.surroundings.given_up(None);
         self.deaths.begin_again();
         self.programs.try_again();
         if let Told::End(signal) = told {
-            self.told_to_end = Some(signal);
+            self.note_told_to_end(signal);
         }
     }
 
@@ -400,17 +489,14 @@ impl Holder<'_> {
     }
 }
 
-fn is_handed_over(server: &Server, status: ExitStatus) -> bool {
-    matches!(server.phase, Phase::Leaving { .. }) || status.code() == Some(i32::from(HANDED_OVER))
-}
-
-/// By SIGKILL.
-fn was_killed(status: ExitStatus) -> bool {
-    status.signal() == Some(Signal::KILL.as_raw())
-}
-
-fn shown_status(status: ExitStatus) -> u8 {
-    status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED)
+/// What a look at a server has shown.
+enum Step {
+    /// It goes on.
+    Next,
+    /// It is gone, or about to be.
+    Ended,
+    /// It was killed, and does not die.
+    Hangs,
 }
 
 /// Which of the two are ready, or neither after `limit`.

@@ -124,6 +124,16 @@ impl Manager {
         }
     }
 
+    /// Whether descriptors are stored at all.
+    pub(super) fn stores(&self) -> bool {
+        self.stored_max > 0
+    }
+
+    /// Whether what is kept under `name` is stored.
+    pub(super) fn has_stored(&self, name: &str) -> bool {
+        self.stored.contains_key(name)
+    }
+
     /// Has nothing stored any more.
     pub(super) fn remove_all(&mut self) {
         for name in self.stored.keys().cloned().collect::<Vec<_>>() {

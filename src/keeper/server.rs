@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::base::{Result, ResultExt as _, clock};
 
-use super::SERVER;
 use super::programs::Program;
+use super::{HANDED_OVER, SERVER};
 
 /// How long another program than served before may take until it serves. It may have large maps to read, and mounts to
 /// bring up; meanwhile readers wait.
@@ -48,8 +48,10 @@ pub(super) struct Server {
     pub(super) serving_since: Option<Instant>,
     /// Whether it has to take over what there is before it can end that.
     takes_over: bool,
-    /// By when it is told to end, though it does not serve.
-    pub(super) ends_by: Option<Instant>,
+    /// Whether it goes on for the mounts that there still are, though it was told to end.
+    pub(super) has_stayed: bool,
+    /// When the holder has killed it and why, if it has.
+    killed: Option<(Instant, String)>,
 }
 
 impl Server {
@@ -62,7 +64,16 @@ impl Server {
             Err(error) => Err((program, error)),
             Ok((child, socket)) => {
                 let phase = Phase::Starting { by: program.is_on_trial.then(|| clock::now() + TRIAL_LIMIT) };
-                Ok(Self { child, socket, program, phase, serving_since: None, takes_over, ends_by: None })
+                Ok(Self {
+                    child,
+                    socket,
+                    program,
+                    phase,
+                    serving_since: None,
+                    takes_over,
+                    has_stayed: false,
+                    killed: None,
+                })
             }
         }
     }
@@ -80,11 +91,11 @@ impl Server {
         self.phase = Phase::Leaving { by: clock::now() + HAND_OVER_LIMIT };
     }
 
-    /// By when it must have come to the end of its phase.
-    pub(super) fn due(&self) -> Option<Instant> {
+    /// By when it must have come to the end of its phase, and what it is killed for otherwise.
+    pub(super) fn due(&self) -> Option<(Instant, String)> {
         match self.phase {
-            Phase::Starting { by } => by,
-            Phase::Leaving { by } => Some(by),
+            Phase::Starting { by } => by.map(|by| (by, too_long("it took", TRIAL_LIMIT))),
+            Phase::Leaving { by } => Some((by, too_long("to leave took it", HAND_OVER_LIMIT))),
             Phase::Serving | Phase::Ending => None,
         }
     }
@@ -109,31 +120,69 @@ impl Server {
         }
     }
 
-    pub(super) fn kill(&mut self) {
-        let _ = self.child.kill();
-    }
-
-    /// Waits for its end.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(super) fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait()
-    }
-
-    /// How it ended, in words.
-    pub(super) fn shown_end(&self, status: ExitStatus) -> String {
-        match (status.signal(), status.code()) {
-            _ if self.is_late() => format!("it took longer than {} s", TRIAL_LIMIT.as_secs()),
-            (Some(signal), _) => format!("it was killed by signal {signal}"),
-            (None, code) => format!("it ended with status {}", code.unwrap_or_default()),
+    /// Kills it for what `why` says, unless that was done for something else already.
+    pub(super) fn kill_for(&mut self, why: String) {
+        if self.killed.is_none() {
+            let _ = self.child.kill();
+            self.killed = Some((clock::now(), why));
         }
     }
 
-    /// Whether its trial took too long.
-    pub(super) fn is_late(&self) -> bool {
-        matches!(self.phase, Phase::Starting { by: Some(by) } if by <= clock::now())
+    /// When the holder has killed it, if it has.
+    pub(super) fn killed_at(&self) -> Option<Instant> {
+        self.killed.as_ref().map(|(at, _)| *at)
     }
+
+    /// Whether anybody else has killed it, by SIGKILL: a user, or the kernel, for memory.
+    pub(super) fn is_killed_by_others(&self, end: End) -> bool {
+        end.0.and_then(|status| status.signal()) == Some(Signal::KILL.as_raw()) && self.killed.is_none()
+    }
+
+    /// Waits for its end, which has begun; or looks for it, where it was `given_up` to wait for that.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn wait(&mut self, given_up: bool) -> io::Result<End> {
+        match given_up {
+            true => self.child.try_wait().map(End),
+            false => self.child.wait().map(|status| End(Some(status))),
+        }
+    }
+
+    /// How it ended, in words.
+    pub(super) fn shown(&self, end: End) -> String {
+        match (&self.killed, end.0.and_then(|status| status.signal()), end.code()) {
+            (Some((_, why)), ..) => why.clone(),
+            (None, Some(signal), _) => format!("it was killed by signal {signal}"),
+            (None, None, Some(code)) => format!("it ended with status {code}"),
+            (None, None, None) => "it hangs".to_owned(),
+        }
+    }
+}
+
+/// How a server has ended; none for one that was killed and hangs in the kernel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End(Option<ExitStatus>);
+
+impl End {
+    /// What it has returned, if it has.
+    pub(super) fn code(self) -> Option<u8> {
+        self.0?.code().and_then(|code| u8::try_from(code).ok())
+    }
+
+    /// Whether it has done all that it was to.
+    pub(super) fn is_success(self) -> bool {
+        self.code() == Some(0)
+    }
+
+    /// Whether it has left everything to the next one.
+    pub(super) fn has_handed_over(self) -> bool {
+        self.code() == Some(HANDED_OVER)
+    }
+}
+
+fn too_long(what: &str, limit: Duration) -> String {
+    format!("{what} longer than {} s", limit.as_secs())
 }
 
 /// What could not be started, and why.

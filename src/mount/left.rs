@@ -104,6 +104,41 @@ impl LeftBehind {
     }
 }
 
+/// Of [`MountState`], what the kernel knows.
+#[derive(Debug, Deserialize)]
+struct InKernel {
+    fuse: FuseRecord,
+}
+
+/// Unmounts what is kept as `mounts`, each of them by its descriptors, and served by nobody any more; lazily. Returns what
+/// failed.
+#[must_use]
+pub fn unmount_left<'a>(mounts: impl Iterator<Item = &'a [OwnedFd]>) -> Vec<Error> {
+    let (mut records, mut errors) = (Vec::new(), Vec::new());
+    for descriptors in mounts {
+        match read_record(descriptors) {
+            Ok(record) => records.push(record),
+            Err(error) => errors.push(Error::from(error).context("cannot find out where a mount is")),
+        }
+    }
+    // One that lies in another goes with that; nobody would answer on the way to it.
+    records.sort_by(|one, other| one.target().cmp(other.target()));
+    errors.extend(records.into_iter().filter_map(|record| {
+        let target = record.target().display().to_string();
+        record.detach().context(|| format!("cannot unmount {target}")).err()
+    }));
+    errors
+}
+
+/// The rest of the state, which may be long, is passed over.
+fn read_record(descriptors: &[OwnedFd]) -> std::io::Result<FuseRecord> {
+    let state = descriptors.first().ok_or(std::io::ErrorKind::NotFound)?;
+    let mut file = File::from(state.try_clone()?);
+    file.rewind()?;
+    let state: InKernel = serde_json::from_reader(std::io::BufReader::new(file))?;
+    Ok(state.fuse)
+}
+
 /// The files of a mount.
 #[derive(Debug)]
 pub(super) struct KeptFiles {

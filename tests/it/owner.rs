@@ -5,10 +5,13 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::{Command, Stdio};
 
+use refmount::base::clock;
+use refmount::daemon::owner::EXIT_LIMIT;
 use rustix::process::{Signal, kill_process};
 
 use crate::workplace::{
-    Workplace, assert_done, assert_failed, json, shard, stderr, stdout, wait_until, workplace_with,
+    Workplace, assert_done, assert_failed, is_running, json, mounts_below, shard, stderr, stdout, wait_until,
+    workplace_with,
 };
 
 #[test]
@@ -144,6 +147,29 @@ fn an_owner_told_to_end_does_so_with_files_open() {
     assert!(!workplace.path("cache/control.sock").exists());
     drop(open);
     assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+}
+
+/// A mount may lie in another one, and nobody answers on the way to it.
+#[test]
+fn an_owner_whose_server_is_killed_or_hangs_as_it_ends_leaves_no_mount() {
+    let workplace = workplace_with(&["a", "b"]);
+    for is_killed in [true, false] {
+        for target in ["a", "a/weights", "b"] {
+            assert_done(&workplace.run(&["mount", "oci:layout:v1", target]));
+        }
+        let (owner, server) = (workplace.owner().unwrap(), workplace.server().unwrap());
+        assert!(owner != server);
+        kill_process(server, Signal::STOP).unwrap();
+        let told = clock::now();
+        kill_process(owner, Signal::TERM).unwrap();
+        if is_killed {
+            kill_process(server, Signal::KILL).unwrap();
+        }
+        wait_until("the owner has ended", || !is_running(owner));
+        assert!(told.elapsed() < EXIT_LIMIT, "it took {:?} to end", told.elapsed());
+        assert_eq!(mounts_below(workplace.directory.path()), Vec::<std::path::PathBuf>::new());
+        assert!(!workplace.path("cache/control.sock").exists());
+    }
 }
 
 #[test]
@@ -288,11 +314,9 @@ except (BrokenPipeError, ConnectionResetError):
     assert!(asked("0").starts_with("b'HTTP/1"), "{}", asked("0"));
 }
 
-/// In a mount namespace of its own, with a device that everybody may open, as distributions have it and containers
-/// often have not.
-#[test]
-fn without_root_it_goes_through_fusermount3() {
-    let workplace = workplace_with(&["a", "dev"]);
+/// `script` run without root in `workplace`, which has a directory `dev`; in a mount namespace of its own, with a device that
+/// everybody may open, as distributions have it and containers often have not.
+fn run_without_root(workplace: &Workplace, script: &str) -> std::process::Output {
     let done = Command::new("chown").args(["-R", "65534:65534"]).arg(workplace.directory.path()).status();
     assert!(done.unwrap().success());
     workplace.own_program();
@@ -301,6 +325,15 @@ fn without_root_it_goes_through_fusermount3() {
         mknod -m 0666 dev/fuse c 10 229
         mount --bind dev/fuse /dev/fuse
         exec setpriv --reuid 65534 --regid 65534 --clear-groups sh -c \"$1\"";
+    let arguments = ["--mount", "--propagation", "private", "sh", "-c", as_root, "sh", script];
+    let output = workplace.command_of("unshare", &arguments).output().unwrap();
+    assert_done(&output);
+    output
+}
+
+#[test]
+fn without_root_it_goes_through_fusermount3() {
+    let workplace = workplace_with(&["a", "dev"]);
     let as_user = "set -e
         ./refmount mount oci:layout:v1 a
         cmp a/weights/model.safetensors model/weights/model.safetensors
@@ -308,11 +341,26 @@ fn without_root_it_goes_through_fusermount3() {
         ./refmount status a
         ./refmount umount a
         test ! -e a/config.json";
-    let output = workplace
-        .command_of("unshare", &["--mount", "--propagation", "private", "sh", "-c", as_root, "sh", as_user])
-        .output()
-        .unwrap();
-    assert_done(&output);
+    let output = run_without_root(&workplace, as_user);
     assert!(stdout(&output).contains("oci:"), "{}", stdout(&output));
+    wait_until("the owner has ended", || workplace.owner().is_none());
+}
+
+#[test]
+fn without_root_what_a_killed_server_has_not_unmounted_is_unmounted() {
+    let workplace = workplace_with(&["a", "dev"]);
+    let as_user = "set -e
+        ./refmount mount oci:layout:v1 a
+        owner=$(cat cache/owner.lock)
+        server=$(cat /proc/$owner/task/$owner/children)
+        kill -STOP $server
+        kill -TERM $owner
+        kill -KILL $server
+        while grep -q . /proc/$owner/cmdline; do sleep 0.1; done
+        if grep \" $PWD/a fuse.refmount\" /proc/mounts; then exit 1; fi
+        ./refmount mount oci:layout:v1 a
+        cmp a/weights/model.safetensors model/weights/model.safetensors
+        ./refmount umount a";
+    run_without_root(&workplace, as_user);
     wait_until("the owner has ended", || workplace.owner().is_none());
 }

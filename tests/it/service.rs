@@ -1,5 +1,6 @@
 //! `refmount daemon`: as a service under a manager that the test plays, with a configuration file, and over its own end.
 
+mod ended;
 mod kept;
 mod limits;
 mod orphaned;

@@ -1,7 +1,10 @@
 //! Another program goes on with what is mounted, under readers; one that cannot is gone back from.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
+use refmount::base::clock;
+use refmount::daemon::owner::EXIT_LIMIT;
 use rustix::process::{Signal, kill_process};
 
 use super::outliving::Scene;
@@ -9,7 +12,9 @@ use crate::support::artifact::ModelArtifact;
 use crate::support::connection::Delivery;
 use crate::support::fault_registry::{Fault, FaultRegistry, Target};
 use crate::support::program_file::write_program;
-use crate::workplace::{Workplace, assert_done, assert_failed, json, stdout, wait_until};
+use crate::workplace::{
+    Workplace, assert_done, assert_failed, is_running, json, stdout, wait_until, workplace_with,
+};
 
 /// The version of the program that is tested, and another one of as many letters.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -63,6 +68,27 @@ fn another_version_goes_on_under_readers_and_back() {
     let log = std::fs::read_to_string(scene.workplace.path("cache/owner.log")).unwrap();
     assert_eq!(log.matches("is gone").count(), 1, "{log}");
     scene.end();
+}
+
+/// The one that hangs cannot end what it has not taken over.
+#[test]
+fn an_owner_that_is_told_to_end_while_a_program_is_tried_leaves_no_mount() {
+    let workplace = workplace_with(&["a"]);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+    let owner = workplace.owner().unwrap();
+    let trying = workplace.path("trying");
+    let liar = liar(&workplace, &format!("touch {}; exec sleep 600", trying.display()));
+    let mut command = workplace.command(&["upgrade", "--program", liar.to_str().unwrap()]);
+    let mut upgrading = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("it is tried", || trying.exists());
+    let told = clock::now();
+    kill_process(owner, Signal::TERM).unwrap();
+    wait_until("the owner has ended", || !is_running(owner));
+    assert!(told.elapsed() < EXIT_LIMIT, "it took {:?} to end", told.elapsed());
+    assert!(!workplace.is_mounted("a") && !workplace.path("cache/control.sock").exists());
+    // It would wait for another owner.
+    upgrading.kill().unwrap();
+    upgrading.wait().unwrap();
 }
 
 /// Whatever it does in place of serving, readers notice nothing but a pause.

@@ -276,7 +276,22 @@ fn require_room(count: usize, limit: Option<u64>) -> io::Result<()> {
     }
 }
 
+/// Waits until there is room for it.
 fn send(socket: BorrowedFd<'_>, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_by(socket, message, descriptors, SendFlags::empty())
+}
+
+/// Fails with `WouldBlock` where there is no room for it now.
+fn send_now(socket: BorrowedFd<'_>, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_by(socket, message, descriptors, SendFlags::DONTWAIT)
+}
+
+fn send_by(
+    socket: BorrowedFd<'_>,
+    message: &Message,
+    descriptors: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<()> {
     let text = serde_json::to_vec(message)?;
     if text.len() > MESSAGE_BYTES_MAX || descriptors.len() > DESCRIPTORS_MAX {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -286,7 +301,7 @@ fn send(socket: BorrowedFd<'_>, message: &Message, descriptors: &[BorrowedFd<'_>
     if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    sendmsg(socket, &[IoSlice::new(&text)], &mut beside, SendFlags::NOSIGNAL)?;
+    sendmsg(socket, &[IoSlice::new(&text)], &mut beside, flags | SendFlags::NOSIGNAL)?;
     Ok(())
 }
 

@@ -37,7 +37,7 @@ use super::manager::Manager;
 use super::programs::{Program, Programs};
 use super::server::{End, Failed, Phase, Server};
 use super::signals::{Signals, Told};
-use super::{Kept, Message, receive, send};
+use super::{Kept, Message, receive, send_now};
 
 /// How long servers may take to end everything once the holder was told to end. What they have not ended by then, it ends
 /// itself.
@@ -263,25 +263,44 @@ impl Holder<'_> {
     }
 
     fn start(&self, program: Program) -> Result<Server, Failed> {
-        let server = Server::start(program, &self.arguments, !self.kept.is_empty())?;
-        // A server that dies at once is no failure of ours.
-        let _ = self.hand_over_to(&server);
-        Ok(server)
-    }
-
-    fn hand_over_to(&self, server: &Server) -> io::Result<()> {
-        let socket = server.socket.as_fd();
-        for (name, descriptors) in &self.kept {
-            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-            send(socket, &Message::Keep { name: name.clone() }, &descriptors)?;
-        }
-        let all = Message::All {
+        let mut server = Server::start(program, &self.arguments, !self.kept.is_empty())?;
+        server.unsent.extend(self.kept.keys().map(|name| Message::Keep { name: name.clone() }));
+        server.unsent.push_back(Message::All {
             died: self.deaths.last().map(str::to_owned),
             deaths: self.deaths.all(),
             is_on_trial: server.program.is_on_trial,
             went_back: self.programs.failure().map(str::to_owned),
-        };
-        send(socket, &all, &[])
+        });
+        Ok(server)
+    }
+
+    /// Sends `server` as much of what it is to be sent as there is room for. One that cannot be sent it is killed, and the
+    /// next one is tried after a pause.
+    fn send_to(&self, server: &mut Server) {
+        while let Some(message) = server.unsent.front() {
+            let kept = match message {
+                Message::Keep { name } => self.kept.get(name).map(Vec::as_slice).unwrap_or_default(),
+                _ => &[],
+            };
+            let descriptors: Vec<_> = kept.iter().map(AsFd::as_fd).collect();
+            match send_now(server.socket.as_fd(), message, &descriptors) {
+                Ok(()) => server.unsent.pop_front(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    // One that has died is no failure of ours.
+                    if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+                        let what = match message {
+                            Message::Keep { name } => name,
+                            _ => "all that there is",
+                        };
+                        let why = format!("{what} cannot be handed over to it: {error}");
+                        eprintln!("refmount: {why}");
+                        server.kill_for(why);
+                    }
+                    return server.unsent.clear();
+                }
+            };
+        }
     }
 
     /// Waits for the server or a signal and does what is to be done.
@@ -295,11 +314,21 @@ impl Holder<'_> {
             manager.tell("WATCHDOG=1");
             wait = wait.map(|wait| wait.min(TRIAL_SIGN_OF_LIFE));
         }
-        let (from_server, from_signals) = wait_for(&[server.socket.as_fd(), self.signals.as_fd()], wait);
-        if from_signals && let Some(told) = self.signals.take() {
+        let of_server = match server.unsent.is_empty() {
+            true => PollFlags::IN,
+            false => PollFlags::IN | PollFlags::OUT,
+        };
+        let [from_server, from_signals] =
+            wait_for([(server.socket.as_fd(), of_server), (self.signals.as_fd(), PollFlags::IN)], wait);
+        if !from_signals.is_empty()
+            && let Some(told) = self.signals.take()
+        {
             self.signalled(told, server);
         }
-        if !from_server {
+        if from_server.contains(PollFlags::OUT) {
+            self.send_to(server);
+        }
+        if from_server.difference(PollFlags::OUT).is_empty() {
             return Step::Next;
         }
         match receive(server.socket.as_fd()) {
@@ -383,9 +412,8 @@ impl Holder<'_> {
             Told::HandOver => {
                 self.programs.try_again();
                 // One that is ending everything leaves nothing to go on with.
-                if !matches!(server.phase, Phase::Leaving { .. } | Phase::Ending)
-                    && send(server.socket.as_fd(), &Message::HandOver, &[]).is_ok()
-                {
+                if !matches!(server.phase, Phase::Leaving { .. } | Phase::Ending) {
+                    server.unsent.push_back(Message::HandOver);
                     server.leaves();
                     if let Some(manager) = &self.manager {
                         manager.tell_reloading();
@@ -434,7 +462,7 @@ impl Holder<'_> {
             if left.is_zero() {
                 return;
             }
-            wait_for(&[self.signals.as_fd()], Some(left));
+            wait_for([(self.signals.as_fd(), PollFlags::IN)], Some(left));
             match self.signals.take() {
                 Some(Told::End(signal)) => {
                     self.note_told_to_end(signal);
@@ -499,13 +527,14 @@ enum Step {
     Hangs,
 }
 
-/// Which of the two are ready, or neither after `limit`.
-fn wait_for(descriptors: &[BorrowedFd<'_>], limit: Option<Duration>) -> (bool, bool) {
-    let mut waited: Vec<PollFd<'_>> =
-        descriptors.iter().map(|descriptor| PollFd::new(descriptor, PollFlags::IN)).collect();
+/// Waits for what is asked of descriptors, and at most for `limit`. Returns what is the case of each; nothing after the limit.
+fn wait_for<const N: usize>(
+    asked: [(BorrowedFd<'_>, PollFlags); N],
+    limit: Option<Duration>,
+) -> [PollFlags; N] {
+    let mut waited = asked.map(|(descriptor, flags)| PollFd::from_borrowed_fd(descriptor, flags));
     let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
     // Interrupted by a signal, which is waiting in its pipe then.
     let _ = poll(&mut waited, limit.as_ref());
-    let is_ready = |at: usize| waited.get(at).is_some_and(|waited| !waited.revents().is_empty());
-    (is_ready(0), is_ready(1))
+    waited.map(|waited| waited.revents())
 }

@@ -1,5 +1,6 @@
 //! A running server, as its holder knows it.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::base::{Result, ResultExt as _, clock};
 
 use super::programs::Program;
-use super::{HANDED_OVER, SERVER};
+use super::{HANDED_OVER, Message, SERVER};
 
 /// How long another program than served before may take until it serves. It may have large maps to read, and mounts to
 /// bring up; meanwhile readers wait.
@@ -46,6 +47,8 @@ pub(super) struct Server {
     pub(super) phase: Phase,
     /// Since when it has served, if it has.
     pub(super) serving_since: Option<Instant>,
+    /// What it is to be sent as soon as there is room for that: it may hang, and the holder does not for it.
+    pub(super) unsent: VecDeque<Message>,
     /// Whether it has to take over what there is before it can end that.
     takes_over: bool,
     /// Whether it goes on for the mounts that there still are, though it was told to end.
@@ -70,6 +73,7 @@ impl Server {
                     program,
                     phase,
                     serving_since: None,
+                    unsent: VecDeque::new(),
                     takes_over,
                     has_stayed: false,
                     killed: None,

@@ -7,7 +7,7 @@ use std::process::Command;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Daemon;
-use crate::support::unprivileged::{NEWS, as_user_with_fuse, let_pass};
+use crate::support::unprivileged::{NEWS, UUCP, as_user_with_fuse, let_pass};
 use crate::workplace::{Workplace, assert_done, assert_failed, mounts_below, shard, stdout, wait_until};
 
 /// What a daemon may have of descriptors here, and more mounts than it has room for then.
@@ -102,22 +102,62 @@ served
 echo "$mounted mounts"
 "#;
 
-#[test]
-fn without_threads_mounts_are_refused_and_those_there_are_stay() {
+/// `script` run by `user`, who may use FUSE, in a workplace with [`TARGETS`] directories; what it printed.
+fn run_as(user: u32, script: &str) -> String {
     let targets: Vec<String> = (0..TARGETS).map(target).chain(["dev".to_owned()]).collect();
     let workplace = Workplace::with_layout().with_directories(&targets);
     let_pass(workplace.directory.path());
     let program = workplace.own_program();
-    let user = format!("{NEWS}:{NEWS}");
-    let owned = Command::new("chown").args(["-R", &user]).arg(workplace.directory.path()).status();
+    let ids = format!("{user}:{user}");
+    let owned = Command::new("chown").args(["-R", &ids]).arg(workplace.directory.path()).status();
     assert!(owned.unwrap().success());
-    let as_user = as_user_with_fuse(NEWS, &workplace.path("dev"), "sh");
+    let as_user = as_user_with_fuse(user, &workplace.path("dev"), "sh");
     let mut command = workplace.command_of("timeout", &["--signal=KILL", "600"]);
     command.arg(as_user.get_program()).args(as_user.get_args());
-    let output = command.args(["-c", FEW_THREADS, "sh"]).arg(&program).output().unwrap();
+    let output = command.args(["-c", script, "sh"]).arg(&program).output().unwrap();
     assert_done(&output);
-    let said = stdout(&output);
+    stdout(&output)
+}
+
+#[test]
+fn without_threads_mounts_are_refused_and_those_there_are_stay() {
+    let said = run_as(NEWS, FEW_THREADS);
     let mounted = said.lines().last().and_then(|line| line.strip_suffix(" mounts")?.parse::<usize>().ok());
     assert!(mounted.is_some_and(|mounted| mounted > 2 && mounted < TARGETS - 1), "{said}");
     assert!(said.contains("Resource temporarily unavailable"), "{said}");
+}
+
+/// What is done as a user who has more descriptors on their way between processes than one of them may have: the kernel
+/// takes no more then. (unix(7), ETOOMANYREFS)
+const NO_WAY: &str = r#"
+set -e
+prlimit --nofile=256:256 "$1" daemon --cache-dir "$REFMOUNT_CACHE_DIR" 2>said & holder=$!
+trap 'cat said >&2; kill -9 $holder $(cat /proc/$holder/task/$holder/children) $filler' EXIT
+until [ -S cache/control.sock ]; do sleep 0.1; done
+"$1" mount oci:layout:v1 m0
+python3 -c "
+import os, socket, time
+here, there = socket.socketpair()
+for _ in range(6):
+    socket.send_fds(here, [b'x'], [0] * 50)
+open('full', 'w')
+while not os.path.exists('enough'):
+    time.sleep(0.1)
+" & filler=$!
+until [ -e full ]; do sleep 0.1; done
+kill -9 $(cat /proc/$holder/task/$holder/children)
+until grep -q 'cannot be handed over' said; do sleep 0.1; done
+touch enough
+cmp model/weights/model.safetensors m0/weights/model.safetensors
+"$1" status m0
+kill -TERM $holder
+wait $holder
+trap - EXIT
+cat said
+"#;
+
+#[test]
+fn what_cannot_be_handed_over_now_is_handed_over_later() {
+    let said = run_as(UUCP, NO_WAY);
+    assert!(said.contains("cannot be handed over to it: Too many references"), "{said}");
 }

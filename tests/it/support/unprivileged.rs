@@ -25,6 +25,9 @@ fn at_home(mut command: Command) -> Command {
 /// Another user of every Debian, `news`, who has no other processes than those of one test.
 pub(crate) const NEWS: u32 = 9;
 
+/// And another one.
+pub(crate) const UUCP: u32 = 10;
+
 /// Gives a program a device that every user may open, as most machines have it, without changing the
 /// machine: DIRECTORY USER PROGRAM ARGUMENTS.
 const OWN_DEVICE: &str = r#"

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use refmount::base::clock;
 use refmount::daemon::owner::EXIT_LIMIT;
@@ -13,7 +14,7 @@ use crate::support::connection::Delivery;
 use crate::support::fault_registry::{Fault, FaultRegistry, Target};
 use crate::support::program_file::write_program;
 use crate::workplace::{
-    Workplace, assert_done, assert_failed, is_running, json, stdout, wait_until, workplace_with,
+    Workplace, assert_done, assert_failed, is_running, json, mounts_below, stdout, wait_until, workplace_with,
 };
 
 /// The version of the program that is tested, and another one of as many letters.
@@ -70,11 +71,12 @@ fn another_version_goes_on_under_readers_and_back() {
     scene.end();
 }
 
-/// The one that hangs cannot end what it has not taken over.
-#[test]
-fn an_owner_that_is_told_to_end_while_a_program_is_tried_leaves_no_mount() {
-    let workplace = workplace_with(&["a"]);
-    assert_done(&workplace.run(&["mount", "oci:layout:v1", "a"]));
+/// Tells an owner to end while a program is tried that takes over none of its mounts, and waits for that.
+fn end_while_trying(targets: &[String]) -> Duration {
+    let workplace = workplace_with(&targets.iter().map(String::as_str).collect::<Vec<_>>());
+    for target in targets {
+        assert_done(&workplace.run(&["mount", "oci:layout:v1", target]));
+    }
     let owner = workplace.owner().unwrap();
     let trying = workplace.path("trying");
     let liar = liar(&workplace, &format!("touch {}; exec sleep 600", trying.display()));
@@ -84,11 +86,25 @@ fn an_owner_that_is_told_to_end_while_a_program_is_tried_leaves_no_mount() {
     let told = clock::now();
     kill_process(owner, Signal::TERM).unwrap();
     wait_until("the owner has ended", || !is_running(owner));
-    assert!(told.elapsed() < EXIT_LIMIT, "it took {:?} to end", told.elapsed());
-    assert!(!workplace.is_mounted("a") && !workplace.path("cache/control.sock").exists());
+    let took = told.elapsed();
+    assert_eq!(mounts_below(workplace.directory.path()), Vec::<PathBuf>::new());
+    assert!(!workplace.path("cache/control.sock").exists());
     // It would wait for another owner.
     upgrading.kill().unwrap();
     upgrading.wait().unwrap();
+    took
+}
+
+#[test]
+fn an_owner_that_is_told_to_end_while_a_program_is_tried_leaves_no_mount() {
+    let took = end_while_trying(&["a".to_owned()]);
+    assert!(took < EXIT_LIMIT, "it took {took:?} to end");
+}
+
+/// There is no room on the way to a process for what so many are made of.
+#[test]
+fn a_program_that_does_not_take_many_mounts_holds_up_nobody() {
+    end_while_trying(&(0..300).map(|number| format!("m{number}")).collect::<Vec<_>>());
 }
 
 /// Whatever it does in place of serving, readers notice nothing but a pause.

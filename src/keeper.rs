@@ -197,6 +197,12 @@ impl Keeper {
         self.say(&Message::Ready, &[]).context(|| "cannot speak with the holder")
     }
 
+    /// Whether another program serves on with what this one cannot go on with.
+    #[must_use]
+    pub fn is_on_trial(&self) -> bool {
+        self.not_forgotten().is_some()
+    }
+
     fn not_forgotten(&self) -> MutexGuard<'_, Option<Vec<String>>> {
         self.not_forgotten.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -141,8 +141,25 @@ impl Mounted {
     /// layers is gone from the cache. It stays kept by `keeper`.
     ///
     /// # Errors
-    /// What its layers cannot be read with; `Io` when the kernel refuses. It is not kept any more then.
+    /// What its layers cannot be read with; `Io` when the kernel refuses. It is not kept any more then, nor is it mounted,
+    /// unless another program may serve it.
     pub async fn resume(
+        left: LeftBehind,
+        layers: &Arc<Layers>,
+        keeper: Option<Arc<Keeper>>,
+    ) -> Result<Arc<Self>> {
+        let in_kernel = left.state.fuse.clone();
+        let resumed = Self::take_over(left, layers, keeper.clone()).await;
+        if resumed.is_err()
+            && !keeper.is_some_and(|keeper| keeper.is_on_trial())
+            && let Err(error) = blocking(move || in_kernel.detach()).await
+        {
+            tracing::warn!("a mount stays behind: {}", error.chain());
+        }
+        resumed
+    }
+
+    async fn take_over(
         left: LeftBehind,
         layers: &Arc<Layers>,
         keeper: Option<Arc<Keeper>>,

@@ -1,7 +1,7 @@
 //! `--restore`: what was mounted before the machine went down is mounted again.
 
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 
 use super::{Daemon, Service};
 use crate::support::artifact::{ARTIFACT_TYPE, ModelArtifact};
@@ -142,9 +142,8 @@ fn a_mount_point_that_is_gone_or_busy_holds_up_nobody_and_is_tried_again() {
     assert_eq!(site.state("c"), None);
 }
 
-/// What is mounted again may wait for its registry for as long as it likes; nobody takes that for a service that hangs.
-#[test]
-fn a_reload_that_waits_for_a_registry_is_seen_to_live() {
+/// One whose `v1` is an archive with the file `first`.
+fn registry_of_an_archive() -> FaultRegistry {
     let layer =
         Layer::new("application/vnd.cncf.model.weight.v1.tar+gzip", gzip(&tar(&[("first", 0o644, b"1")])));
     let product = Product::new("archive", "application/vnd.cncf.model.config.v1+json", "{}")
@@ -152,17 +151,51 @@ fn a_reload_that_waits_for_a_registry_is_seen_to_live() {
         .layer("modelpack", layer);
     let registry = FaultRegistry::start();
     registry.put_product(&product, "v1");
-    let workplace = Workplace::new().with_directories(&["a"]);
-    let reference = registry.reference("v1").to_string();
-    let mut service = Service::start(&workplace, &["--restore"]);
-    assert_done(&workplace.run(&["mount", "--read-timeout=3600", &reference, "a"]));
-    assert_eq!(service.end_by("TERM")["result"], 0);
-    // Nothing is known of the layer any more.
+    registry
+}
+
+/// Nothing is known of any layer any more.
+fn forget_layers(workplace: &Workplace) {
     for directory in std::fs::read_dir(workplace.path("cache/v1")).unwrap().map(Result::unwrap) {
         if directory.file_name() != "mounts" {
             std::fs::remove_dir_all(directory.path()).unwrap();
         }
     }
+}
+
+/// Nobody can say then what the numbers of its files stand for; but where it is wanted, it comes back.
+#[test]
+fn a_mount_that_cannot_be_served_on_while_the_registry_is_away_is_mounted_again() {
+    let mut registry = registry_of_an_archive();
+    let workplace = Workplace::new().with_directories(&["a"]);
+    let reference = registry.reference("v1").to_string();
+    let _daemon = Daemon::start(&workplace, &["--restore"]);
+    assert_done(&workplace.run(&["mount", "--read-timeout=2", &reference, "a"]));
+    assert_eq!(std::fs::read(workplace.path("a/first")).unwrap(), b"1");
+    forget_layers(&workplace);
+    registry.go_away();
+    let server = workplace.server().unwrap();
+    kill_process(server, Signal::KILL).unwrap();
+    wait_until("it is to be mounted again", || {
+        let output = workplace.run(&["status", "a"]);
+        String::from_utf8_lossy(&output.stderr).contains("the last time")
+    });
+    assert!(!workplace.is_mounted("a"), "it is dead");
+    registry.come_back();
+    wait_until("it is", || workplace.run(&["status", "a"]).status.success());
+    assert_eq!(std::fs::read(workplace.path("a/first")).unwrap(), b"1");
+}
+
+/// What is mounted again may wait for its registry for as long as it likes; nobody takes that for a service that hangs.
+#[test]
+fn a_reload_that_waits_for_a_registry_is_seen_to_live() {
+    let registry = registry_of_an_archive();
+    let workplace = Workplace::new().with_directories(&["a"]);
+    let reference = registry.reference("v1").to_string();
+    let mut service = Service::start(&workplace, &["--restore"]);
+    assert_done(&workplace.run(&["mount", "--read-timeout=3600", &reference, "a"]));
+    assert_eq!(service.end_by("TERM")["result"], 0);
+    forget_layers(&workplace);
     registry.faults(Target::Blob, 0, usize::MAX, Fault::Status(503, Vec::new()));
     let ready = service.ask("start")["ready"].clone();
     // Without a server, a cache is looked at all the same; and a signal before there is one ends the service.

@@ -18,10 +18,17 @@ pub(super) async fn all(global: &GlobalArgs) -> Vec<Pending> {
     client.pending().await.unwrap_or_default()
 }
 
-/// The error for a mount that is not there, `not_found`, explained if it is still to come.
+/// The error for a mount that is not there, `not_found`, explained if it is still to come or could not be served on.
 pub(super) async fn explained(global: &GlobalArgs, target: &Path, not_found: Error) -> Error {
-    let Some(pending) = at(global, target).await else { return not_found };
     let shown = target.display();
+    let Some(pending) = at(global, target).await else {
+        let Some(why) = why_lost(global, target).await else { return not_found };
+        let text = format!(
+            "nothing is mounted on {shown} any more: what was could not be served on: {why}; mount it again, or have it \
+             forgotten by refmount umount {shown}"
+        );
+        return Error::new(ErrorKind::NotFound, text);
+    };
     let why = match &pending.error {
         Some(error) => format!("tried {} times, the last time: {error}", pending.attempts),
         None => "it is being tried".to_owned(),
@@ -64,7 +71,11 @@ pub(super) async fn cancel(global: &GlobalArgs, target: &Path) -> Result<bool> {
 /// Why the mount on `target` could not be served on, if the owner says so.
 pub(super) async fn why_lost(global: &GlobalArgs, target: &Path) -> Option<String> {
     let unrestored = client(global)?.health().await.ok()?.unrestored;
-    unrestored.into_iter().find(|missing| missing.mountpoint.as_deref() == Some(target))?.error
+    let places = places(target);
+    unrestored
+        .into_iter()
+        .find(|missing| missing.mountpoint.as_ref().is_some_and(|at| places.contains(at)))?
+        .error
 }
 
 async fn at(global: &GlobalArgs, target: &Path) -> Option<Pending> {

@@ -145,11 +145,18 @@ struct State {
     /// Unmounted, but still read from; by number.
     lingering: HashMap<u64, Slot>,
     /// What could not be served on; by target.
-    lost: BTreeMap<PathBuf, Unrestored>,
+    lost: BTreeMap<PathBuf, Lost>,
     next_number: u64,
     /// What else keeps the owner alive.
     holds: usize,
     closed: bool,
+}
+
+/// A mount that could not be served on.
+struct Lost {
+    missing: Unrestored,
+    /// Whether it is in the kernel's table, dead, where others may unmount it.
+    is_left: bool,
 }
 
 /// The answer to a request to mount.
@@ -306,21 +313,24 @@ impl Mounts {
     /// Notes that what was mounted as `request` asks cannot be served on.
     pub fn lose(&self, request: &MountRequest, error: &Error) {
         let missing = Unrestored::of(request, false, Some(error.chain()));
-        self.state().lost.insert(request.target.clone(), missing);
+        let is_left = self.mounter.is_mounted(&request.target);
+        self.state().lost.insert(request.target.clone(), Lost { missing, is_left });
     }
 
     /// Mounts that are being taken over, and those that could not be and that nobody has unmounted or mounted anew.
     #[must_use]
     pub fn unrestored(&self) -> Vec<Unrestored> {
-        let targets: Vec<PathBuf> = self.state().lost.keys().cloned().collect();
-        // What is lost is still in the kernel's table, until somebody unmounts it. Not asked under the lock.
+        let is_left = |(target, lost): (&PathBuf, &Lost)| lost.is_left.then(|| target.clone());
+        let targets: Vec<PathBuf> = self.state().lost.iter().filter_map(is_left).collect();
+        // Not asked under the lock.
         let gone: Vec<PathBuf> =
             targets.into_iter().filter(|target| !self.mounter.is_mounted(target)).collect();
         let mut state = self.state();
         for target in gone {
             state.lost.remove(&target);
         }
-        state.slots.values().filter_map(Slot::unrestored).chain(state.lost.values().cloned()).collect()
+        let lost = state.lost.values().map(|lost| lost.missing.clone());
+        state.slots.values().filter_map(Slot::unrestored).chain(lost).collect()
     }
 
     /// Whether the mount on `target` could not be served on.

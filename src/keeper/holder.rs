@@ -62,7 +62,7 @@ const FAILED: u8 = 1;
 pub struct Servers {
     /// The program of the first one.
     pub program: PathBuf,
-    /// What follows [`SERVER`].
+    /// What follows [`super::SERVER`].
     pub arguments: Vec<OsString>,
     /// Whether this process is a service: it logs to standard error for as long as it lives, and a service manager may
     /// listen to it.

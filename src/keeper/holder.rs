@@ -102,6 +102,7 @@ pub fn hold(servers: Servers, surroundings: &dyn Surroundings) -> Result<u8> {
         signals,
         deaths: Deaths::default(),
         has_served: false,
+        has_stayed: false,
         told_to_end: None,
         surroundings,
     };
@@ -118,6 +119,8 @@ struct Holder<'a> {
     deaths: Deaths,
     /// Whether any server has come to serve.
     has_served: bool,
+    /// Whether any server goes on for the mounts that there still are, though it was told to end.
+    has_stayed: bool,
     /// Whether SIGTERM is to leave the mounts as they are: as the servers say, and before, as what was stored says.
     keeps_mounts: bool,
     told_to_end: Option<ToldToEnd>,
@@ -163,7 +166,7 @@ impl Holder<'_> {
                     } else {
                         let why = error.chain();
                         self.deaths.note(None, false, why.clone());
-                        if let Some(status) = self.after_death(false, &why) {
+                        if let Some(status) = self.after_death(&why) {
                             return Ok(status);
                         }
                     }
@@ -192,7 +195,9 @@ impl Holder<'_> {
             self.leave_to_manager();
             return Some(0);
         }
-        if is_ending && end.is_success() {
+        // There may have been nothing to end yet, and nobody to hear of it.
+        let is_unheard = |told: ToldToEnd| self.kept.is_empty() && end.is_by(told.signal);
+        if is_ending && (end.is_success() || self.told_to_end.is_some_and(is_unheard)) {
             self.end_all();
             return Some(0);
         }
@@ -218,19 +223,19 @@ impl Holder<'_> {
         }
         let how = server.shown(end);
         self.deaths.note(server.serving_since, server.is_killed_by_others(end), how.clone());
-        self.after_death(server.has_stayed, &how)
+        self.after_death(&how)
     }
 
     /// What follows on the death of a server, as for [`Self::after`]. If it was to end everything, or to take it over and
     /// then to end it, the holder does so; unless mounts are to be kept, and nobody but servers could.
-    fn after_death(&mut self, has_stayed: bool, how: &str) -> Option<u8> {
+    fn after_death(&mut self, how: &str) -> Option<u8> {
         let Some(told) = self.told_to_end else {
             self.pause();
             return None;
         };
         let keeps = self.keeps_mounts && told.signal == Signal::TERM;
         let is_stored = self.manager.as_ref().is_some_and(Manager::stores);
-        if keeps && !is_stored && !has_stayed && !told.again {
+        if keeps && !is_stored && !told.again {
             self.pause();
             // For the next one, time begins anew.
             self.told_to_end =
@@ -388,7 +393,7 @@ impl Holder<'_> {
                 }
             }
             Message::Stays => {
-                server.has_stayed = true;
+                self.has_stayed = true;
                 // Told again, it does not.
                 if !self.told_to_end.is_some_and(|told| told.again) {
                     server.phase = Phase::Serving;
@@ -433,6 +438,8 @@ impl Holder<'_> {
     }
 
     fn note_told_to_end(&mut self, signal: Signal) {
+        // After the first SIGTERM, which one server has heard, the next one unmounts, whoever serves by then.
+        let signal = if self.has_stayed { Signal::INT } else { signal };
         let told = self.told_to_end.map_or_else(|| ToldToEnd::now(signal), |told| told.and(signal));
         self.told_to_end = Some(told);
     }

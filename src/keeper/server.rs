@@ -51,8 +51,6 @@ pub(super) struct Server {
     pub(super) unsent: VecDeque<Message>,
     /// Whether it has to take over what there is before it can end that.
     takes_over: bool,
-    /// Whether it goes on for the mounts that there still are, though it was told to end.
-    pub(super) has_stayed: bool,
     /// When the holder has killed it and why, if it has.
     killed: Option<(Instant, String)>,
 }
@@ -75,7 +73,6 @@ impl Server {
                     serving_since: None,
                     unsent: VecDeque::new(),
                     takes_over,
-                    has_stayed: false,
                     killed: None,
                 })
             }
@@ -139,7 +136,7 @@ impl Server {
 
     /// Whether anybody else has killed it, by SIGKILL: a user, or the kernel, for memory.
     pub(super) fn is_killed_by_others(&self, end: End) -> bool {
-        end.0.and_then(|status| status.signal()) == Some(Signal::KILL.as_raw()) && self.killed.is_none()
+        end.is_by(Signal::KILL) && self.killed.is_none()
     }
 
     /// Waits for its end, which has begun; or looks for it, where it was `given_up` to wait for that.
@@ -177,6 +174,11 @@ impl End {
     /// Whether it has done all that it was to.
     pub(super) fn is_success(self) -> bool {
         self.code() == Some(0)
+    }
+
+    /// Whether it has died of `signal`.
+    pub(super) fn is_by(self, signal: Signal) -> bool {
+        self.0.and_then(|status| status.signal()) == Some(signal.as_raw())
     }
 
     /// Whether it has left everything to the next one.

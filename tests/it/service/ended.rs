@@ -129,3 +129,21 @@ fn kept_mounts_that_nobody_stores_are_served_on_by_the_next_server() {
     assert_eq!(daemon.output().status.code(), Some(1));
     assert!(!workplace.is_mounted("a"));
 }
+
+/// Whoever serves by then.
+#[test]
+fn a_second_sigterm_unmounts_what_is_kept_also_after_the_server_was_replaced() {
+    let workplace = workplace_with(&["a"]);
+    let daemon = Daemon::start(&workplace, &["--keep-mounts"]);
+    mount(&workplace, &["a"]);
+    daemon.tell(Signal::TERM);
+    let server = workplace.server().unwrap();
+    kill_process(server, Signal::KILL).unwrap();
+    wait_until("another one serves", || {
+        workplace.server() != Some(server) && workplace.run(&["status", "a"]).status.success()
+    });
+    assert_served(&workplace);
+    daemon.tell(Signal::TERM);
+    assert_eq!(daemon.output().status.code(), Some(0));
+    assert!(!workplace.is_mounted("a"));
+}

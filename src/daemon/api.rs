@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::{Digest, Error, ErrorKind};
 use crate::cache::{FreeSpaceFloor, PinnedArtifact};
 use crate::mount::{ArtifactRequest, MountRequest, held};
+use crate::registry::SourceOptions;
 
 use super::unrestored::Unrestored;
 
@@ -59,7 +60,7 @@ pub const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(15);
 #[must_use]
 pub fn artifact_timeout(request: &ArtifactRequest) -> Duration {
     let source = &request.source;
-    (source.retry_budget + source.connect_timeout + source.inactivity_timeout) * 2 + READING_TIMEOUT
+    manifests_timeout(source).saturating_add(READING_TIMEOUT)
 }
 
 /// The part of it that first readings may take.
@@ -69,9 +70,14 @@ const READING_TIMEOUT: Duration = Duration::from_secs(3600);
 /// bytes of its layers, and the system calls.
 #[must_use]
 pub fn mount_timeout(request: &MountRequest) -> Duration {
-    let source = &request.source;
-    let manifests = (source.retry_budget + source.connect_timeout + source.inactivity_timeout) * 2;
-    manifests + request.read_timeout * 2 + Duration::from_secs(15)
+    let layers = request.read_timeout.saturating_mul(2);
+    manifests_timeout(&request.source).saturating_add(layers).saturating_add(Duration::from_secs(15))
+}
+
+/// The part of it that index and manifest may take.
+fn manifests_timeout(source: &SourceOptions) -> Duration {
+    let SourceOptions { retry_budget, connect_timeout, inactivity_timeout, .. } = source;
+    retry_budget.saturating_add(*connect_timeout).saturating_add(*inactivity_timeout).saturating_mul(2)
 }
 
 /// Who answers.

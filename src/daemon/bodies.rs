@@ -76,7 +76,7 @@ struct MountFields {
     prefetch: PrefetchPolicy,
     #[serde(default, skip_serializing_if = "is_usual")]
     allow_other: bool,
-    #[serde(default = "usual_read_timeout")]
+    #[serde(default = "usual_read_timeout", deserialize_with = "patience")]
     read_timeout: Duration,
     #[serde(default, with = "SourceFields")]
     source: SourceOptions,
@@ -193,9 +193,35 @@ struct SourceFields {
     auth_files: Vec<PathBuf>,
     #[serde(skip_serializing_if = "is_usual")]
     auth_files_required: bool,
+    #[serde(deserialize_with = "patience")]
     connect_timeout: Duration,
+    #[serde(deserialize_with = "patience")]
     inactivity_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
     retry_budget: Duration,
+}
+
+/// The longest time that anything may be waited for. Sums of such are far from what a clock can count.
+const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Reads a time.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let duration = Duration::deserialize(deserializer)?;
+    match duration > DURATION_MAX {
+        true => {
+            let (seconds, max) = (duration.as_secs(), DURATION_MAX.as_secs());
+            Err(de::Error::custom(format!("{seconds} s is longer than the {max} s that may be waited for")))
+        }
+        false => Ok(duration),
+    }
+}
+
+/// Reads a time that something is given to happen in.
+fn patience<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    match duration(deserializer)? {
+        Duration::ZERO => Err(de::Error::custom("nothing happens in no time; it must be more than 0 s")),
+        duration => Ok(duration),
+    }
 }
 
 #[derive(Deserialize)]
@@ -282,5 +308,14 @@ mod tests {
         let error =
             serde_json::from_str::<ArtifactBody>(r#"{"reference":"r","platform":"some"}"#).unwrap_err();
         assert!(error.to_string().contains(r#"expected "all" or an object"#), "{error}");
+        for (secs, field, said) in [
+            (u64::MAX, "retry_budget", "that may be waited for"),
+            (31_622_401, "connect_timeout", "that may be waited for"),
+            (0, "inactivity_timeout", "more than 0 s"),
+        ] {
+            let text = format!(r#"{{"reference":"r","source":{{"{field}":{{"secs":{secs},"nanos":0}}}}}}"#);
+            let error = serde_json::from_str::<ArtifactBody>(&text).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
     }
 }

@@ -227,7 +227,7 @@ impl Holder<'_> {
     }
 
     /// What follows on the death of a server, as for [`Self::after`]. If it was to end everything, or to take it over and
-    /// then to end it, the holder does so; unless mounts are to be kept, and nobody but servers could.
+    /// then to end it, the holder does so; unless mounts are to be kept, and nobody but servers could, who do not all die.
     fn after_death(&mut self, how: &str) -> Option<u8> {
         let Some(told) = self.told_to_end else {
             self.pause();
@@ -235,7 +235,7 @@ impl Holder<'_> {
         };
         let keeps = self.keeps_mounts && told.signal == Signal::TERM;
         let is_stored = self.manager.as_ref().is_some_and(Manager::stores);
-        if keeps && !is_stored && !told.again {
+        if keeps && !is_stored && !told.again && !self.deaths.are_too_many() {
             self.pause();
             // For the next one, time begins anew.
             self.told_to_end =

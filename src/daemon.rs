@@ -11,6 +11,7 @@ pub mod client;
 pub mod content;
 pub mod locate;
 pub mod mounts;
+mod note;
 pub mod owner;
 pub mod persisted;
 mod restore;

@@ -5,20 +5,18 @@
 //! the next server goes on with it under the same number.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{Read as _, Seek as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::MemfdFlags;
 use tokio::sync::watch;
 
-use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+use crate::base::{Error, ErrorKind, Result};
 use crate::indexing::Layers;
 use crate::keeper::{Inherited, Keeper};
 use crate::mount::{ArtifactRequest, WarmStatus, Warming};
 
 use super::mounts::{Hold, Mounts};
+use super::note;
 
 /// Warmings that are over and still told of.
 const OVER_MAX: usize = 32;
@@ -101,7 +99,7 @@ impl Warms {
             let kept = inherited.kept.remove(&name).and_then(|mut kept| kept.pop());
             let mut state = self.state();
             state.next_id = state.next_id.max(id + 1);
-            match (kept.and_then(|file| read(file).ok()), self.mounts.hold()) {
+            match (kept.and_then(|note| note::read::<ArtifactRequest>(note).ok()), self.mounts.hold()) {
                 (Some(request), Some(hold)) => {
                     let begun = self.start(&mut state, id, request, hold, false);
                     // Nobody asked for it who would hear of that.
@@ -200,7 +198,8 @@ impl Warms {
     /// Has whoever holds for this process keep the request. What is not kept ends with this process.
     fn keep(&self, id: u64, request: &ArtifactRequest) {
         let Some(keeper) = &self.keeper else { return };
-        let kept = write(request).and_then(|file| keeper.keep(&format!("{NAME}{id}"), &[file.as_fd()]));
+        let kept = note::write("warming", request)
+            .and_then(|note| keeper.keep(&format!("{NAME}{id}"), &[note.as_fd()]));
         if let Err(error) = kept {
             tracing::warn!("{}", error.chain());
         }
@@ -229,23 +228,6 @@ impl State {
     }
 }
 
-fn write(request: &ArtifactRequest) -> Result<File> {
-    let cannot = || "cannot note a warming for the next process";
-    let file = rustix::fs::memfd_create("warming", MemfdFlags::CLOEXEC).map_err(std::io::Error::from);
-    let file = File::from(file.context(cannot)?);
-    let text = serde_json::to_vec(request).map_err(std::io::Error::from).context(cannot)?;
-    (&file).write_all(&text).context(cannot)?;
-    Ok(file)
-}
-
-fn read(file: OwnedFd) -> std::io::Result<ArtifactRequest> {
-    let mut file = File::from(file);
-    let mut text = Vec::new();
-    file.rewind()?;
-    file.read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,7 +237,7 @@ mod tests {
         let request: ArtifactRequest =
             serde_json::from_str(r#"{"reference":"r.example/m:v1","subpaths":["a/b"],"pull":"missing"}"#)
                 .unwrap();
-        let again = read(write(&request).unwrap().into()).unwrap();
+        let again: ArtifactRequest = note::read(note::write("warming", &request).unwrap().into()).unwrap();
         assert!(again.is_same(&request));
     }
 }

@@ -10,6 +10,7 @@ pub mod bodies;
 pub mod client;
 pub mod content;
 pub mod locate;
+mod losses;
 pub mod mounts;
 mod note;
 pub mod owner;

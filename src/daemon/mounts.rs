@@ -8,7 +8,7 @@
 //! A mount that was unmounted while files of it were open *lingers*: its directory is free again, but it is served,
 //! and keeps its owner alive, until they are closed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::base::{Error, ErrorKind, Result};
 use crate::mount::{LeftBehind, MountRecord, MountRequest, MountStatus, MountSummary, Mounted};
 
 use super::api;
+use super::losses::Losses;
 use super::unrestored::Unrestored;
 
 /// How long an owner that ends waits for what is to be said of a mount that is gone.
@@ -144,19 +145,10 @@ struct State {
     slots: HashMap<PathBuf, Slot>,
     /// Unmounted, but still read from; by number.
     lingering: HashMap<u64, Slot>,
-    /// What could not be served on; by target.
-    lost: BTreeMap<PathBuf, Lost>,
     next_number: u64,
     /// What else keeps the owner alive.
     holds: usize,
     closed: bool,
-}
-
-/// A mount that could not be served on.
-struct Lost {
-    missing: Unrestored,
-    /// Whether it is in the kernel's table, dead, where others may unmount it.
-    is_left: bool,
 }
 
 /// The answer to a request to mount.
@@ -172,6 +164,8 @@ pub enum Answer {
 pub struct Mounts {
     mounter: Arc<dyn Mounter>,
     state: Mutex<State>,
+    /// What could not be served on.
+    losses: Losses,
     /// How many mounts there are, lingering ones too, and other work. Touched at every change of the slots.
     count: watch::Sender<usize>,
 }
@@ -201,7 +195,12 @@ impl Mounts {
     /// No mounts yet.
     #[must_use]
     pub fn new(mounter: Arc<dyn Mounter>) -> Arc<Self> {
-        Arc::new(Self { mounter, state: Mutex::default(), count: watch::Sender::new(0) })
+        Self::after(mounter, Losses::default())
+    }
+
+    /// None yet, after a process that had `losses`.
+    pub(super) fn after(mounter: Arc<dyn Mounter>, losses: Losses) -> Arc<Self> {
+        Arc::new(Self { mounter, state: Mutex::default(), losses, count: watch::Sender::new(0) })
     }
 
     /// The number of mounts and of what else keeps the owner alive, and its changes.
@@ -314,34 +313,27 @@ impl Mounts {
     pub fn lose(&self, request: &MountRequest, error: &Error) {
         let missing = Unrestored::of(request, false, Some(error.chain()));
         let is_left = self.mounter.is_mounted(&request.target);
-        self.state().lost.insert(request.target.clone(), Lost { missing, is_left });
+        self.losses.add(&request.target, missing, is_left);
     }
 
     /// Mounts that are being taken over, and those that could not be and that nobody has unmounted or mounted anew.
     #[must_use]
     pub fn unrestored(&self) -> Vec<Unrestored> {
-        let is_left = |(target, lost): (&PathBuf, &Lost)| lost.is_left.then(|| target.clone());
-        let targets: Vec<PathBuf> = self.state().lost.iter().filter_map(is_left).collect();
-        // Not asked under the lock.
-        let gone: Vec<PathBuf> =
-            targets.into_iter().filter(|target| !self.mounter.is_mounted(target)).collect();
-        let mut state = self.state();
-        for target in gone {
-            state.lost.remove(&target);
-        }
-        let lost = state.lost.values().map(|lost| lost.missing.clone());
-        state.slots.values().filter_map(Slot::unrestored).chain(lost).collect()
+        let mut missing: Vec<_> = self.state().slots.values().filter_map(Slot::unrestored).collect();
+        // Then, as one that cannot be taken over is lost before it is so no longer.
+        missing.extend(self.losses.list(|target| self.mounter.is_mounted(target)));
+        missing
     }
 
     /// Whether the mount on `target` could not be served on.
     #[must_use]
     pub fn is_lost(&self, target: &Path) -> bool {
-        self.state().lost.contains_key(target)
+        self.losses.has(target)
     }
 
     /// Forgets that the mount on `target` could not be served on; says whether there was one.
     pub fn forget_lost(&self, target: &Path) -> bool {
-        self.state().lost.remove(target).is_some()
+        self.losses.forget(target)
     }
 
     /// Makes the slot of a mount, which comes about by and by.
@@ -573,6 +565,8 @@ struct Life {
 
 impl Life {
     async fn run(self, request: MountRequest, beginning: Beginning, sender: watch::Sender<Outcome>) {
+        // What is served on may be lingering, and not be in its place.
+        let is_in_place = !matches!(beginning, Beginning::Resume(_));
         let result = match beginning {
             Beginning::Mount => self.mounts.mounter.mount(&request).await,
             Beginning::MountAgain(record) => self.mounts.mounter.mount_again(*record).await,
@@ -583,7 +577,9 @@ impl Life {
         };
         let mount = result.as_ref().ok().cloned();
         if let Some(mount) = mount {
-            self.mounts.forget_lost(&self.target);
+            if is_in_place || self.mounts.mounter.is_mounted(&self.target) {
+                self.mounts.forget_lost(&self.target);
+            }
             sender.send_replace(Some(result));
             mount.ended().await;
         } else {

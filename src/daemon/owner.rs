@@ -28,6 +28,7 @@ use crate::keeper::{self, Inherited, Keeper};
 use crate::mount::{KeptAs, LeftBehind, MountRecord, MountRequest, Mounted, NotUnderstood};
 
 use super::api::OwnerInfo;
+use super::losses::Losses;
 use super::mounts::{Mount, Mounter, Mounts};
 use super::persisted::{Recording, Records};
 use super::server::{self, ControlListener, Served};
@@ -272,7 +273,9 @@ impl Owner {
             went_back: inherited.went_back.take(),
         };
         let is_on_trial = inherited.is_on_trial;
-        let mounts = Mounts::new(mounter);
+        // Before anybody can ask; what is served on all the same is struck off.
+        let losses = Losses::inherited(Arc::clone(&keeper), &mut inherited);
+        let mounts = Mounts::after(mounter, losses);
         let records = running.as_ref().map(|running| Arc::clone(&running.records));
         let watch = Watch::new(Arc::clone(&mounts), records, Arc::clone(layers.fetcher()), inherited.deaths);
         watch_held(&watch, metrics_addr, watched, &keeper, goes_on, is_on_trial)?;

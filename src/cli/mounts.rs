@@ -47,7 +47,17 @@ pub(super) async fn umount(global: &GlobalArgs, arguments: &UmountArgs) -> Resul
 
 async fn umount_one(global: &GlobalArgs, target: &Path) -> Result<()> {
     let target = locate::resolve(target).await?;
-    match locate::owner_of(&target).await? {
+    let owner = match locate::owner_of(&target).await {
+        // Something else is mounted there.
+        Err(error) if error.kind() == ErrorKind::Invalid => {
+            if let Err(error) = pending::forget_lost(global, &target).await {
+                exit::say(&format!("warning: {}", error.chain()));
+            }
+            return Err(error);
+        }
+        owner => owner?,
+    };
+    match owner {
         OwnerOf::Socket(socket) => match Client::new(&socket)?.unmount(&target).await {
             Ok(()) => Ok(()),
             Err(Unanswered::Failed(error)) if error.kind() == ErrorKind::TimedOut => {

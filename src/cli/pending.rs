@@ -8,6 +8,7 @@ use crate::cache::CachePaths;
 use crate::daemon::Client;
 use crate::daemon::client::Unanswered;
 use crate::daemon::persisted::Pending;
+use crate::daemon::unrestored::Unrestored;
 
 use super::args::GlobalArgs;
 use super::settings;
@@ -57,7 +58,29 @@ pub(super) async fn cancel(global: &GlobalArgs, target: &Path) -> Result<bool> {
     {
         return Ok(false);
     }
-    for place in &places {
+    give_up(&client, &places).await
+}
+
+/// Has the owner forget the mount on `target` that could not be served on, if there was one and it is not tried again: its
+/// place is used for something else.
+///
+/// # Errors
+/// What the owner answered.
+pub(super) async fn forget_lost(global: &GlobalArgs, target: &Path) -> Result<()> {
+    let Some(client) = client(global) else { return Ok(()) };
+    let places = places(target);
+    let is_it = |missing: &Unrestored| {
+        !missing.retried && missing.mountpoint.as_ref().is_some_and(|at| places.contains(at))
+    };
+    let unrestored = client.health().await.map(|health| health.unrestored).unwrap_or_default();
+    if unrestored.iter().any(is_it) {
+        give_up(&client, &places).await?;
+    }
+    Ok(())
+}
+
+async fn give_up(client: &Client, places: &[PathBuf]) -> Result<bool> {
+    for place in places {
         match client.unmount(place).await {
             Ok(()) => return Ok(true),
             Err(Unanswered::NoOwner(_)) => return Ok(false),

@@ -1,5 +1,6 @@
 //! What was mounted before and is not mounted again is seen, by machines too, until somebody mounts or unmounts it.
 
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -162,6 +163,15 @@ fn who_has_still_to_mount_again_is_not_ready_from_the_first_answer_on() {
     }
 }
 
+/// Kills the process that serves; returns once the next one answers.
+fn replace_server(workplace: &Workplace) {
+    let server = workplace.server().unwrap();
+    kill_process(server, Signal::KILL).unwrap();
+    wait_until("the next process answers", || {
+        workplace.server().is_some_and(|next| next != server) && workplace.ask("/healthz").0 == 200
+    });
+}
+
 /// A workplace whose mounts were taken over by a process that can go on with those of `lost` not at all, since neither the
 /// cache nor the registry have what it takes.
 fn with_lost(registry: &FaultRegistry, start: impl FnOnce(&Workplace), lost: &[&str]) -> Workplace {
@@ -175,11 +185,7 @@ fn with_lost(registry: &FaultRegistry, start: impl FnOnce(&Workplace), lost: &[&
     }
     registry.replace_blob(&digest_of(&archive()), None);
     forget_content(&workplace);
-    let server = workplace.server().unwrap();
-    kill_process(server, Signal::KILL).unwrap();
-    wait_until("the next process answers", || {
-        workplace.server().is_some_and(|next| next != server) && workplace.ask("/healthz").0 == 200
-    });
+    replace_server(&workplace);
     wait_until("it has tried", || {
         let health = health(&workplace);
         let failed = |missing: &Value| missing["error"].is_string();
@@ -189,30 +195,65 @@ fn with_lost(registry: &FaultRegistry, start: impl FnOnce(&Workplace), lost: &[&
     workplace
 }
 
+/// Of an owner, and of a service that mounts nothing again by itself.
 #[test]
 fn a_mount_that_no_process_goes_on_with_is_seen_until_it_is_unmounted() {
-    let registry = FaultRegistry::start();
-    let workplace = with_lost(&registry, |_| {}, &["a", "b", "c"]);
-    assert_missing(&workplace, &["a", "b", "c"]);
-    let said = health(&workplace)["unrestored"][0].clone();
+    for is_service in [false, true] {
+        let registry = FaultRegistry::start();
+        let mut service = None;
+        let start = |workplace: &Workplace| {
+            service = is_service.then(|| Service::start(workplace, &[]));
+        };
+        let workplace = with_lost(&registry, start, &["a", "b", "c", "d"]);
+        // It is no matter of that one process.
+        replace_server(&workplace);
+        assert_seen_until_unmounted(&workplace, &registry);
+        // What was unmounted or mounted anew is so for the next process too.
+        replace_server(&workplace);
+        assert_missing(&workplace, &[]);
+        assert!(workplace.is_mounted("c") && workplace.is_mounted("kept"));
+        if let Some(mut service) = service {
+            assert_eq!(service.end_by("TERM")["result"], 0);
+            drop(service);
+            let _daemon = Daemon::start(&workplace, &["--restore"]);
+            wait_until("all are mounted again", || workplace.ask("/readyz").0 == 200);
+            assert!(workplace.is_mounted("c") && workplace.is_mounted("kept"));
+            assert!(["a", "b", "d"].iter().all(|name| !workplace.is_mounted(name)), "not wanted");
+        }
+    }
+}
+
+/// `a` to `d` are lost.
+fn assert_seen_until_unmounted(workplace: &Workplace, registry: &FaultRegistry) {
+    assert_missing(workplace, &["a", "b", "c", "d"]);
+    let said = health(workplace)["unrestored"][0].clone();
     assert_eq!(said["retried"], false);
     let why = said["error"].as_str().unwrap();
     assert!(workplace.ask("/readyz").1.contains(&format!("again, and given up: {why}")));
     assert_failed(&workplace.run(&["status", "a"]), 3, why);
-    assert!(["a", "b", "c"].iter().all(|name| !workplace.is_mounted(name)), "left dead");
+    assert!(["a", "b", "c", "d"].iter().all(|name| !workplace.is_mounted(name)), "left dead");
     // By the command, over the API; or mounted anew.
     assert_done(&workplace.run(&["umount", "a"]));
-    assert_missing(&workplace, &["b", "c"]);
+    assert_missing(workplace, &["b", "c", "d"]);
     let socket = workplace.path("cache/control.sock");
     let place = format!("http://owner/v1/mounts?target={}", workplace.path("b").display());
     let delete = ["--unix-socket", socket.to_str().unwrap(), "-X", "DELETE", &place];
     assert_eq!(crate::workplace::curl(&delete).0, 204);
-    assert_missing(&workplace, &["c"]);
+    assert_missing(workplace, &["c", "d"]);
     assert_eq!(crate::workplace::curl(&delete).0, 404);
-    put_archive(&registry);
+    put_archive(registry);
     let reference = registry.reference("archive").to_string();
     assert_done(&workplace.run(&["mount", &reference, "c"]));
-    assert_missing(&workplace, &[]);
+    assert_missing(workplace, &["d"]);
+    // What somebody else has mounted there meanwhile stays.
+    let d = workplace.path("d");
+    mount("tmpfs", &d, "tmpfs", MountFlags::empty(), None).unwrap();
+    let output = workplace.run(&["umount", "d"]);
+    let is_there = workplace.is_mounted("d");
+    unmount(&d, UnmountFlags::DETACH).unwrap();
+    assert_failed(&output, 1, "is no mount of refmount, but one of type tmpfs");
+    assert!(is_there);
+    assert_missing(workplace, &[]);
     assert!(["a", "b"].iter().all(|name| !workplace.is_mounted(name)));
     assert_eq!(std::fs::read(workplace.path("c/first")).unwrap(), b"1");
 }

@@ -205,8 +205,11 @@ fn a_mount_that_no_process_goes_on_with_is_seen_until_it_is_unmounted() {
             service = is_service.then(|| Service::start(workplace, &[]));
         };
         let workplace = with_lost(&registry, start, &["a", "b", "c", "d"]);
-        // It is no matter of that one process.
+        // It is no matter of that one process, nor of one program.
         replace_server(&workplace);
+        let other = workplace.path("other");
+        std::fs::copy(&workplace.program, &other).unwrap();
+        assert_done(&workplace.run(&["upgrade", "--program", other.to_str().unwrap()]));
         assert_seen_until_unmounted(&workplace, &registry);
         // What was unmounted or mounted anew is so for the next process too.
         replace_server(&workplace);

@@ -264,6 +264,12 @@ impl Keeper {
         }
     }
 
+    /// The end of one whose holder is at the other side of `socket`, and keeps nothing yet.
+    #[cfg(test)]
+    pub(crate) fn of(socket: OwnedFd) -> Self {
+        Self { socket: Mutex::new(socket), not_forgotten: Mutex::default(), kept: Mutex::default() }
+    }
+
     fn say(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         send(socket.as_fd(), message, descriptors)

@@ -74,6 +74,7 @@ async fn wait(client: &Client, begun: WarmStatus) -> Result<WarmStatus> {
     let (mut status, mut known) = (begun.clone(), begun.file_count.is_some());
     while !status.state.is_over() {
         let text = match status.state {
+            WarmState::Resolving => "resolving",
             WarmState::Reading => "reading archives",
             WarmState::Verifying => "verifying",
             _ => "fetching",
@@ -90,7 +91,7 @@ async fn wait(client: &Client, begun: WarmStatus) -> Result<WarmStatus> {
 }
 
 fn line(status: &WarmStatus) -> String {
-    let suffix = format!("@{}", status.digest);
+    let suffix = status.digest.as_ref().map_or_else(String::new, |digest| format!("@{digest}"));
     let name = printable(status.reference.strip_suffix(&suffix).unwrap_or(&status.reference));
     let what = match status.state {
         WarmState::Done => "warmed",

@@ -84,13 +84,12 @@ pub(super) async fn warm_status(
     query: Asked<WarmStatusQuery>,
 ) -> Result<Json<WarmStatus>, Refusal> {
     let Query(WarmStatusQuery { id, wait }) = query?;
-    let warming = served.warms.get(id).await?;
+    let asked = served.warms.get(id)?;
     if wait {
-        let mut state = warming.state();
         // Otherwise it is asked again.
-        let _ = tokio::time::timeout(WARM_WAIT, state.wait_for(|state| state.is_over())).await;
+        let _ = tokio::time::timeout(WARM_WAIT, asked.over()).await;
     }
-    Ok(Json(on_disk(move || warming.status()).await?))
+    Ok(Json(on_disk(move || asked.status()).await??))
 }
 
 pub(super) async fn cancel(
@@ -98,6 +97,6 @@ pub(super) async fn cancel(
     query: Asked<WarmQuery>,
 ) -> Result<StatusCode, Refusal> {
     let Query(WarmQuery { id }) = query?;
-    served.warms.get(id).await?.cancel();
+    served.warms.get(id)?.cancel().await;
     Ok(StatusCode::NO_CONTENT)
 }

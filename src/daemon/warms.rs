@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::base::{Error, ErrorKind, Result};
 use crate::indexing::Layers;
 use crate::keeper::{Inherited, Keeper};
-use crate::mount::{ArtifactRequest, WarmStatus, Warming};
+use crate::mount::{ArtifactRequest, WarmState, WarmStatus, Warming};
 
 use super::mounts::{Hold, Mounts};
 use super::note;
@@ -36,43 +36,140 @@ pub struct Warms {
 #[derive(Debug, Default)]
 struct State {
     next_id: u64,
-    all: VecDeque<Begun>,
+    all: VecDeque<Asked>,
 }
 
-/// What became of a request; nothing as long as it is not known.
-type Outcome = Option<Result<Arc<Warming>>>;
+/// What became of a request. Nothing follows on any but the first.
+#[derive(Clone, Debug)]
+enum Outcome {
+    Resolving,
+    Begun(Arc<Warming>),
+    Failed(Error),
+    /// Before it was resolved.
+    Cancelled,
+}
 
 /// What was asked for, and its warming once what that names is resolved.
 #[derive(Clone, Debug)]
-struct Begun {
-    id: u64,
+pub struct Asked {
     request: ArtifactRequest,
-    /// Closed without an outcome if there will be none.
-    outcome: watch::Receiver<Outcome>,
+    /// As it was before anything was resolved.
+    resolving: WarmStatus,
+    outcome: Arc<watch::Sender<Outcome>>,
+    /// Closed once its task is gone, and what is kept of it.
+    gone: watch::Receiver<()>,
 }
 
-impl Begun {
-    fn warming(&self) -> Option<Arc<Warming>> {
-        self.outcome.borrow().as_ref()?.as_ref().ok().cloned()
+impl Asked {
+    /// How far it is. May wait for the disk, never for the registry.
+    ///
+    /// # Errors
+    /// Those of resolving it.
+    pub fn status(&self) -> Result<WarmStatus> {
+        let outcome = self.outcome.borrow().clone();
+        match outcome {
+            Outcome::Resolving => Ok(self.resolving.clone()),
+            Outcome::Begun(warming) => Ok(warming.status()),
+            Outcome::Failed(error) => Err(error),
+            Outcome::Cancelled => Ok(WarmStatus { state: WarmState::Cancelled, ..self.resolving.clone() }),
+        }
+    }
+
+    /// Waits until nothing more happens.
+    pub async fn over(&self) {
+        if let Ok(warming) = self.known().await {
+            let mut state = warming.state();
+            // Its state does not go before it.
+            let _ = state.wait_for(|state| state.is_over()).await;
+        }
+    }
+
+    /// Ends it, if it is not over; at once, also where its reference is still being resolved. No process goes on with it
+    /// then.
+    pub async fn cancel(&self) {
+        if !self.becomes(Outcome::Cancelled) {
+            let outcome = self.outcome.borrow().clone();
+            if let Outcome::Begun(warming) = outcome {
+                warming.cancel();
+            }
+        }
+        // Nothing is ever sent.
+        let _ = self.gone.clone().changed().await;
+    }
+
+    /// Says whether it was resolving until now.
+    fn becomes(&self, next: Outcome) -> bool {
+        self.outcome.send_if_modified(|outcome| {
+            let is_first = matches!(outcome, Outcome::Resolving);
+            if is_first {
+                *outcome = next;
+            }
+            is_first
+        })
     }
 
     fn is_over(&self) -> bool {
         match &*self.outcome.borrow() {
-            Some(Ok(warming)) => warming.state().borrow().is_over(),
-            Some(Err(_)) => true,
-            None => self.outcome.has_changed().is_err(),
+            Outcome::Resolving => false,
+            Outcome::Begun(warming) => warming.state().borrow().is_over(),
+            Outcome::Failed(_) | Outcome::Cancelled => true,
         }
     }
 
     /// The warming, as soon as it is known.
-    async fn known(mut self) -> Result<Arc<Warming>> {
-        match self.outcome.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(result)) => result.clone(),
-            _ => {
-                let reference = &self.request.reference;
-                let text = format!("warming {reference} was given up inside the owner; its log says why");
-                Err(Error::new(ErrorKind::Io, text))
+    async fn known(&self) -> Result<Arc<Warming>> {
+        self.settled().await;
+        let reference = &self.resolving.reference;
+        match self.outcome.borrow().clone() {
+            Outcome::Begun(warming) => Ok(warming),
+            Outcome::Failed(error) => Err(error),
+            Outcome::Resolving | Outcome::Cancelled => {
+                let text =
+                    format!("warming {reference} was cancelled before it was known what that stands for");
+                Err(Error::new(ErrorKind::Unavailable, text))
             }
+        }
+    }
+
+    /// Waits until it is resolved, or will not be.
+    async fn settled(&self) {
+        let mut outcome = self.outcome.subscribe();
+        // It does not close: its sender is here.
+        let _ = outcome.wait_for(|outcome| !matches!(outcome, Outcome::Resolving)).await;
+    }
+}
+
+/// A warming's task. However that ends, nobody waits for it any more, and what is kept of it goes; unless it ends with
+/// everything else of this process, where the next one goes on with it.
+#[derive(Debug)]
+struct Going {
+    warms: Arc<Warms>,
+    asked: Asked,
+    is_over: bool,
+    // These go after all the rest.
+    _hold: Hold,
+    _gone: watch::Sender<()>,
+}
+
+impl Going {
+    async fn run(mut self, is_new: bool) {
+        if is_new {
+            self.warms.keep(self.asked.resolving.id, &self.asked.request);
+        }
+        self.warms.run(&self.asked).await;
+        self.is_over = true;
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        let (warms, asked) = (&self.warms, &self.asked);
+        let id = asked.resolving.id;
+        if matches!(*asked.outcome.borrow(), Outcome::Failed(_)) {
+            warms.state().all.retain(|other| other.resolving.id != id);
+        }
+        if self.is_over {
+            warms.forget(id, Keeper::forget_done);
         }
     }
 }
@@ -101,10 +198,10 @@ impl Warms {
             state.next_id = state.next_id.max(id + 1);
             match (kept.and_then(|note| note::read::<ArtifactRequest>(note).ok()), self.mounts.hold()) {
                 (Some(request), Some(hold)) => {
-                    let begun = self.start(&mut state, id, request, hold, false);
+                    let asked = self.start(&mut state, id, request, hold, false);
                     // Nobody asked for it who would hear of that.
                     tokio::spawn(async move {
-                        if let Err(error) = begun.known().await {
+                        if let Err(error) = asked.known().await {
                             tracing::warn!(id, error = error.chain(), "a warming does not go on");
                         }
                     });
@@ -120,23 +217,26 @@ impl Warms {
     /// Begins what `request` names, unless that goes on already; nothing if this owner is ending.
     ///
     /// # Errors
-    /// As [`Warming::begin`].
+    /// As [`Warming::begin`]; `Unavailable` if it is cancelled
+    /// before it is.
     pub async fn begin(self: &Arc<Self>, request: ArtifactRequest) -> Result<Option<Arc<Warming>>> {
-        let Some(begun) = self.begun_for(request) else { return Ok(None) };
-        begun.known().await.map(Some)
+        let Some(asked) = self.asked_for(request)? else { return Ok(None) };
+        let warming = asked.known().await?;
+        warming.known_soon().await;
+        Ok(Some(warming))
     }
 
     /// What `request` leads to, begun now unless it goes on already; nothing if this owner is ending.
-    fn begun_for(self: &Arc<Self>, request: ArtifactRequest) -> Option<Begun> {
+    fn asked_for(self: &Arc<Self>, request: ArtifactRequest) -> Result<Option<Asked>> {
         let mut state = self.state();
-        let is_same = |begun: &&Begun| begun.request.is_same(&request) && !begun.is_over();
+        let is_same = |asked: &&Asked| asked.request.is_same(&request) && !asked.is_over();
         if let Some(same) = state.all.iter().find(is_same) {
-            return Some(same.clone());
+            return Ok(Some(same.clone()));
         }
-        let hold = self.mounts.hold()?;
+        let Some(hold) = self.mounts.hold() else { return Ok(None) };
         let id = state.next_id;
         state.next_id += 1;
-        Some(self.start(&mut state, id, request, hold, true))
+        Ok(Some(self.start(&mut state, id, request, hold, true)))
     }
 
     /// Begins what goes on from now on, whoever waits for it.
@@ -147,52 +247,50 @@ impl Warms {
         request: ArtifactRequest,
         hold: Hold,
         is_new: bool,
-    ) -> Begun {
-        let (tell, outcome) = watch::channel(None);
-        let begun = Begun { id, request: request.clone(), outcome };
-        state.add(begun.clone());
-        let warms = Arc::clone(self);
-        tokio::spawn(async move {
-            if is_new {
-                warms.keep(id, &request);
-            }
-            warms.run(id, request, tell).await;
-            warms.forget(id, Keeper::forget_done);
-            drop(hold);
-        });
-        begun
+    ) -> Asked {
+        let resolving = WarmStatus::resolving(id, &request);
+        let outcome = Arc::new(watch::Sender::new(Outcome::Resolving));
+        let (tell_gone, gone) = watch::channel(());
+        let asked = Asked { request, resolving, outcome, gone };
+        state.add(asked.clone());
+        let going = Going {
+            warms: Arc::clone(self),
+            asked: asked.clone(),
+            is_over: false,
+            _hold: hold,
+            _gone: tell_gone,
+        };
+        tokio::spawn(going.run(is_new));
+        asked
     }
 
-    /// Warms what `request` names; returns when that is over. `tell` is told of the warming, or why there is none.
-    async fn run(&self, id: u64, request: ArtifactRequest, tell: watch::Sender<Outcome>) {
-        let result = Warming::begin(id, request, &self.layers).await;
-        let state = result.as_ref().ok().map(|warming| warming.state());
-        if result.is_err() {
-            // First, so that whoever hears of it can ask again at once.
-            self.state().all.retain(|begun| begun.id != id);
-        }
-        tell.send_replace(Some(result));
-        if let Some(mut state) = state {
-            // Whoever looks at the list keeps the warming, and that its state.
-            let _ = state.wait_for(|state| state.is_over()).await;
-        }
+    /// Warms what `asked` names; returns when that is over.
+    async fn run(&self, asked: &Asked) {
+        let begin = Warming::begin(asked.resolving.clone(), asked.request.clone(), &self.layers);
+        let result = tokio::select! {
+            result = begin => result,
+            () = asked.settled() => return,
+        };
+        asked.becomes(result.map_or_else(Outcome::Failed, Outcome::Begun));
+        asked.over().await;
     }
 
-    /// The warming `id`, once what it was asked for is resolved.
+    /// The warming `id`, whose reference may still be being resolved.
     ///
     /// # Errors
-    /// `NotFound`; what it could not begin with.
-    pub async fn get(&self, id: u64) -> Result<Arc<Warming>> {
-        let found = self.state().all.iter().find(|begun| begun.id == id).cloned();
+    /// `NotFound`.
+    pub fn get(&self, id: u64) -> Result<Asked> {
+        let found = self.state().all.iter().find(|asked| asked.resolving.id == id).cloned();
         let none = || format!("there is no warming {id}; refmount warm --list shows them");
-        found.ok_or_else(|| Error::new(ErrorKind::NotFound, none()))?.known().await
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, none()))
     }
 
     /// All, the first one first. May wait for the disk.
     #[must_use]
     pub fn list(&self) -> Vec<WarmStatus> {
-        let all: Vec<_> = self.state().all.iter().filter_map(Begun::warming).collect();
-        all.iter().map(|warming| warming.status()).collect()
+        let all: Vec<_> = self.state().all.iter().cloned().collect();
+        // What could not be resolved is nothing any more.
+        all.iter().filter_map(|asked| asked.status().ok()).collect()
     }
 
     /// Has whoever holds for this process keep the request. What is not kept ends with this process.
@@ -219,10 +317,10 @@ impl Warms {
 }
 
 impl State {
-    fn add(&mut self, begun: Begun) {
-        self.all.push_back(begun);
-        while self.all.iter().filter(|begun| begun.is_over()).count() > OVER_MAX {
-            let Some(at) = self.all.iter().position(Begun::is_over) else { break };
+    fn add(&mut self, asked: Asked) {
+        self.all.push_back(asked);
+        while self.all.iter().filter(|asked| asked.is_over()).count() > OVER_MAX {
+            let Some(at) = self.all.iter().position(Asked::is_over) else { break };
             self.all.remove(at);
         }
     }
@@ -230,7 +328,69 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use tokio::runtime::Handle;
+
     use super::*;
+    use crate::cache::{Cache, CacheSettings, FreeSpaceFloor};
+    use crate::daemon::mounts::tests::Double;
+    use crate::fetch::Fetcher;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    /// Warmings whose note is kept at the other side of the socket.
+    fn kept() -> (tempfile::TempDir, Arc<Warms>, OwnedFd) {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = CacheSettings {
+            directory: directory.path().to_owned(),
+            bytes_max: 1 << 30,
+            free_space_min: FreeSpaceFloor::Bytes(0),
+        };
+        let cache = Cache::open(settings).unwrap();
+        let layers = Layers::new(Fetcher::new(cache, Handle::current()), Handle::current());
+        let (ours, theirs) = pair();
+        let mounts = Mounts::new(Arc::new(Double::default()));
+        (directory, Warms::new(layers, mounts, Some(Arc::new(Keeper::of(ours)))), theirs)
+    }
+
+    fn going(warms: &Arc<Warms>) -> Going {
+        let request: ArtifactRequest = serde_json::from_str(r#"{"reference":"r.example/m:v1"}"#).unwrap();
+        let resolving = WarmStatus::resolving(7, &request);
+        let outcome = Arc::new(watch::Sender::new(Outcome::Resolving));
+        let (tell_gone, gone) = watch::channel(());
+        let asked = Asked { request, resolving, outcome, gone };
+        warms.state().add(asked.clone());
+        Going {
+            warms: Arc::clone(warms),
+            asked,
+            is_over: false,
+            _hold: warms.mounts.hold().unwrap(),
+            _gone: tell_gone,
+        }
+    }
+
+    /// What was said to whoever keeps notes; nothing is on its way any more.
+    fn said(theirs: &OwnedFd) -> Option<String> {
+        let mut text = [0; 256];
+        let count = rustix::net::recv(theirs, &mut text, rustix::net::RecvFlags::DONTWAIT).ok()?.0;
+        Some(String::from_utf8_lossy(&text[..count]).into_owned())
+    }
+
+    #[tokio::test]
+    async fn what_ends_with_its_process_is_left_to_the_next_one() {
+        let (_directory, warms, theirs) = kept();
+        let going = going(&warms);
+        let task = tokio::spawn(async move {
+            let _going = going;
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        assert_eq!(said(&theirs), None);
+    }
 
     #[test]
     fn the_next_process_reads_what_was_asked_for() {

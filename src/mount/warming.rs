@@ -2,6 +2,7 @@
 //!
 //! | from      | to        | when                                                        |
 //! |-----------|-----------|-------------------------------------------------------------|
+//! | resolving | reading   | it is known what the reference stands for                   |
 //! | reading   | fetching  | all layers are known: of archives, their entries            |
 //! | fetching  | verifying | every file that the cache has room for is in it             |
 //! | verifying | done      | each layer that is here as a whole matches its digest       |
@@ -23,6 +24,7 @@ use crate::cache::{Cache, SegmentId};
 use crate::content::Content;
 use crate::indexing::Layers;
 use crate::layer::FileBody;
+use crate::oci::SourceRef;
 
 use super::chosen::{ArtifactRequest, Chosen, Resolved};
 use super::held;
@@ -39,6 +41,8 @@ const GRACE: Duration = Duration::from_millis(300);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WarmState {
+    /// It is asked what the reference stands for.
+    Resolving,
     /// Archives are being read for their entries.
     Reading,
     /// Bytes are being fetched.
@@ -68,8 +72,8 @@ pub struct WarmStatus {
     pub id: u64,
     /// The reference, normalised.
     pub reference: String,
-    /// What it stood for.
-    pub digest: Digest,
+    /// What it stood for; none as long as that is not known.
+    pub digest: Option<Digest>,
     /// The parts that are fetched; none: all.
     pub subpaths: Vec<String>,
     /// When it began, in RFC 3339.
@@ -101,6 +105,31 @@ pub struct Failed {
     pub kind: ErrorKind,
     /// The whole chain.
     pub message: String,
+}
+
+impl WarmStatus {
+    /// What is known before it is resolved what `request` names. It begins now.
+    #[must_use]
+    pub fn resolving(id: u64, request: &ArtifactRequest) -> Self {
+        let typed = &request.reference;
+        let reference = typed.parse().map_or_else(|_| typed.clone(), |known: SourceRef| known.to_string());
+        Self {
+            id,
+            reference,
+            digest: None,
+            subpaths: request.subpaths.clone(),
+            begun: held::rfc3339(clock::unix_time()),
+            state: WarmState::Resolving,
+            file_count: None,
+            total_bytes: None,
+            cached_bytes: 0,
+            network_bytes: 0,
+            left_out_files: 0,
+            left_out_bytes: 0,
+            error: None,
+            warnings: Vec::new(),
+        }
+    }
 }
 
 impl From<Failed> for Error {
@@ -140,28 +169,30 @@ struct Progress {
 }
 
 impl Warming {
-    /// Resolves what `request` names, and begins.
+    /// Resolves what `request` names, and begins; `resolving` is what was known before.
     ///
     /// # Errors
     /// Those of resolving it.
-    pub async fn begin(id: u64, request: ArtifactRequest, layers: &Arc<Layers>) -> Result<Arc<Self>> {
+    pub async fn begin(
+        resolving: WarmStatus,
+        request: ArtifactRequest,
+        layers: &Arc<Layers>,
+    ) -> Result<Arc<Self>> {
         let cache = Arc::clone(layers.fetcher().cache());
         let resolved = Resolved::of(&request, &cache).await?;
-        let begun = begun(id, &request, &resolved, &cache);
-        let progress = Arc::new(Progress {
-            state: watch::Sender::new(WarmState::Reading),
-            plan: Mutex::default(),
-            last: Mutex::default(),
-            error: Mutex::default(),
-        });
-        tracing::info!(reference = begun.reference, digest = %begun.digest, id, "warming");
+        let begun = begun(resolving, &resolved, &cache);
+        let progress = Arc::new(Progress::new());
+        let (id, digest) = (begun.id, &resolved.artifact.digest);
+        tracing::info!(reference = begun.reference, %digest, id, "warming");
         let work = run(Arc::clone(&progress), resolved, request.clone(), Arc::clone(layers), begun.clone());
-        let warming = Self { request, begun, progress, task: Mutex::new(Some(Task::spawn(work))) };
-        let mut state = warming.progress.state.subscribe();
+        Ok(Arc::new(Self { request, begun, progress, task: Mutex::new(Some(Task::spawn(work))) }))
+    }
+
+    /// Waits a moment for what there is to fetch to be known. Otherwise it is known later.
+    pub async fn known_soon(&self) {
+        let mut state = self.state();
         let known = state.wait_for(|state| *state != WarmState::Reading);
-        // Otherwise it is known later.
         let _ = tokio::time::timeout(GRACE, known).await;
-        Ok(Arc::new(warming))
     }
 
     /// What it was asked for.
@@ -190,36 +221,36 @@ impl Warming {
     }
 }
 
-fn begun(id: u64, request: &ArtifactRequest, resolved: &Resolved, cache: &Cache) -> WarmStatus {
+fn begun(resolving: WarmStatus, resolved: &Resolved, cache: &Cache) -> WarmStatus {
     let artifact = &resolved.artifact;
     let mut warnings = artifact.warnings.clone();
     let blobs = artifact.layers.iter().map(|layer| layer.descriptor.size).fold(0, u64::saturating_add);
     let room = cache.room_bytes();
-    if request.subpaths.is_empty() && blobs > room {
+    if resolving.subpaths.is_empty() && blobs > room {
         warnings.push(format!(
             "its layers have {blobs} bytes, and the cache has room for {room} bytes of content; what does not fit is \
              left out; give the cache more with --cache-size"
         ));
     }
     WarmStatus {
-        id,
         reference: artifact.reference.to_string(),
-        digest: artifact.digest.clone(),
-        subpaths: request.subpaths.clone(),
-        begun: held::rfc3339(clock::unix_time()),
+        digest: Some(artifact.digest.clone()),
         state: WarmState::Reading,
-        file_count: None,
-        total_bytes: None,
-        cached_bytes: 0,
-        network_bytes: 0,
-        left_out_files: 0,
-        left_out_bytes: 0,
-        error: None,
         warnings,
+        ..resolving
     }
 }
 
 impl Progress {
+    fn new() -> Self {
+        Self {
+            state: watch::Sender::new(WarmState::Reading),
+            plan: Mutex::default(),
+            last: Mutex::default(),
+            error: Mutex::default(),
+        }
+    }
+
     fn status(&self, begun: &WarmStatus) -> WarmStatus {
         let state = *self.state.borrow();
         if let Some(last) = lock(&self.last).clone() {
@@ -252,6 +283,21 @@ impl Progress {
         self.becomes(how);
     }
 
+    fn ends_by(&self, begun: &WarmStatus, result: Result<()>) {
+        match result {
+            Ok(()) => {
+                tracing::info!(reference = begun.reference, id = begun.id, "warmed");
+                self.end(begun, WarmState::Done);
+            }
+            Err(error) => {
+                let message = error.chain();
+                tracing::warn!(reference = begun.reference, id = begun.id, error = message, "not warmed");
+                *lock(&self.error) = Some(Failed { kind: error.kind(), message });
+                self.end(begun, WarmState::Failed);
+            }
+        }
+    }
+
     /// Nothing comes after an end.
     fn becomes(&self, next: WarmState) {
         self.state.send_if_modified(|state| {
@@ -279,19 +325,8 @@ async fn run(
     begun: WarmStatus,
 ) {
     let result = warm(&progress, &resolved, &request, &layers).await;
-    held::let_go(layers.fetcher().cache(), &begun.reference, &begun.digest);
-    match result {
-        Ok(()) => {
-            tracing::info!(reference = begun.reference, id = begun.id, "warmed");
-            progress.end(&begun, WarmState::Done);
-        }
-        Err(error) => {
-            let message = error.chain();
-            tracing::warn!(reference = begun.reference, id = begun.id, error = message, "not warmed");
-            *lock(&progress.error) = Some(Failed { kind: error.kind(), message });
-            progress.end(&begun, WarmState::Failed);
-        }
-    }
+    held::let_go(layers.fetcher().cache(), &begun.reference, &resolved.artifact.digest);
+    progress.ends_by(&begun, result);
 }
 
 async fn warm(

@@ -7,6 +7,7 @@ use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::artifact::ModelArtifact;
+use crate::support::connection::Delivery;
 use crate::support::fault_registry::{Fault, FaultRegistry, Target};
 use crate::workplace::{
     Workplace, assert_done, assert_failed, json, shard, stderr, stdout, wait_until, workplace_with,
@@ -229,4 +230,104 @@ async fn who_asks_at_the_same_time_hears_of_one_failure() {
     registry.put(&ModelArtifact::new(6, &[("two", 300)]), "v2");
     let (status, answer) = asked_to_warm(&http, &missing).await;
     assert_eq!(status, 202, "{answer}");
+}
+
+/// A registry that takes requests for manifests and never answers, an owner that is kept alive by a mount, and a way to it.
+fn silence() -> (FaultRegistry, Workplace, reqwest::Client) {
+    let registry = FaultRegistry::with(&ModelArtifact::new(5, &[("a/one", 300)]));
+    registry.faults(Target::Manifest, 0, usize::MAX, Fault::Delivery(Delivery::Silence));
+    let workplace = workplace_with(&["m"]);
+    assert_done(&workplace.run(&["mount", "oci:layout:v1", "m"]));
+    let socket = workplace.path("cache/control.sock");
+    (registry, workplace, reqwest::Client::builder().unix_socket(socket).build().unwrap())
+}
+
+/// A request that is not given up while the test runs.
+fn patient(registry: &FaultRegistry, subpath: &str) -> Value {
+    let hour = json!({"secs": 3600, "nanos": 0});
+    let source = json!({"retry_budget": hour, "inactivity_timeout": hour});
+    json!({"reference": registry.reference("v1").to_string(), "subpaths": [subpath], "source": source})
+}
+
+/// The state and the answer of one question about the warming `id`.
+async fn told(http: &reqwest::Client, id: &Value, wait: bool) -> (u16, Value) {
+    let url = format!("http://owner/v1/warms/status?id={id}&wait={wait}");
+    let answer = http.get(url).send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+async fn cancelled(http: &reqwest::Client, id: &Value) -> u16 {
+    http.delete(format!("http://owner/v1/warms?id={id}")).send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_resolved_is_listed_and_can_be_cancelled() {
+    let (registry, workplace, http) = silence();
+    let request = patient(&registry, "a");
+    let [first, second] = [0, 1].map(|_| {
+        let (http, request) = (http.clone(), request.clone());
+        tokio::spawn(async move { asked_to_warm(&http, &request).await })
+    });
+    wait_until("the registry is asked", || !registry.requests(Target::Manifest).is_empty());
+    let listed = json(&workplace.run(&["warm", "--list", "-o", "json"]));
+    let (id, reference) = (&listed[0]["id"], registry.reference("v1").to_string());
+    assert_eq!(
+        (&listed[0]["state"], &listed[0]["reference"], &listed[0]["subpaths"], &listed[0]["digest"]),
+        (&json!("resolving"), &json!(reference), &json!(["a"]), &Value::Null),
+        "{listed}"
+    );
+    let text = stdout(&workplace.run(&["warm", "--list"]));
+    assert!(text.contains("resolving") && text.contains(&reference), "{text}");
+    for wait in [false, true] {
+        assert_eq!(told(&http, id, wait).await, (200, listed[0].clone()));
+    }
+    assert_done(&workplace.run(&["warm", "--cancel", &id.to_string()]));
+    for asked in [first, second] {
+        let (status, answer) = asked.await.unwrap();
+        let message = answer["message"].as_str().unwrap();
+        assert!(status == 502 && message.contains("was cancelled"), "{status} {answer}");
+    }
+    // That changes nothing any more, and it is told of as any other that was cancelled.
+    assert_eq!(cancelled(&http, id).await, 204);
+    let (status, answer) = told(&http, id, true).await;
+    assert_eq!((status, &answer["state"]), (200, &json!("cancelled")), "{answer}");
+    // It does not stand in the way of the same again.
+    registry.clear_faults();
+    let (status, again) = asked_to_warm(&http, &request).await;
+    assert!(status == 202 && again["id"].as_u64() > id.as_u64(), "{again}");
+    assert_done(&workplace.run(&["umount", "m"]));
+    wait_until("the owner has ended", || workplace.owner().is_none());
+}
+
+/// What was being resolved when its server was killed goes on; what was cancelled does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_resolved_goes_on_with_the_next_server() {
+    let (registry, workplace, http) = silence();
+    let listed = || json(&workplace.run(&["warm", "--list", "-o", "json"]));
+    let asked = ["a", "b"].map(|part| {
+        let (http, request) = (http.clone(), patient(&registry, part));
+        tokio::spawn(async move { http.post("http://owner/v1/warms").json(&request).send().await })
+    });
+    wait_until("both ask", || registry.requests(Target::Manifest).len() == 2);
+    let both = listed();
+    assert_eq!(both.as_array().unwrap().len(), 2, "{both}");
+    let [goes_on, ends] = [0, 1].map(|at| both[at].clone());
+    assert_eq!(cancelled(&http, &ends["id"]).await, 204);
+    let [one, other] = asked;
+    let (one, other) = if goes_on["subpaths"] == json!(["a"]) { (one, other) } else { (other, one) };
+    assert_eq!(other.await.unwrap().unwrap().status().as_u16(), 502);
+    kill_process(workplace.server().unwrap(), Signal::KILL).unwrap();
+    assert!(one.await.unwrap().is_err());
+    registry.clear_faults();
+    wait_until("it is done", || {
+        let listed = listed();
+        listed
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|warm| warm["id"] == goes_on["id"] && warm["digest"].is_string())
+    });
+    assert!(!listed().as_array().unwrap().iter().any(|warm| warm["id"] == ends["id"]), "{}", listed());
+    assert_done(&workplace.run(&["umount", "m"]));
+    wait_until("the owner has ended", || workplace.owner().is_none());
 }

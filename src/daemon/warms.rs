@@ -21,6 +21,10 @@ use super::note;
 /// Warmings that are over and still told of.
 const OVER_MAX: usize = 32;
 
+/// Warmings that may wait at once for what their references stand for. Each holds a task, a connection and a descriptor that
+/// the next process takes over, for as long as its registry does not answer; a node warms fewer artifacts than that.
+const RESOLVING_MAX: usize = 64;
+
 /// What a warming's name begins with where it is kept.
 const NAME: &str = "warm-";
 
@@ -106,6 +110,10 @@ impl Asked {
             }
             is_first
         })
+    }
+
+    fn is_resolving(&self) -> bool {
+        matches!(*self.outcome.borrow(), Outcome::Resolving)
     }
 
     fn is_over(&self) -> bool {
@@ -217,7 +225,7 @@ impl Warms {
     /// Begins what `request` names, unless that goes on already; nothing if this owner is ending.
     ///
     /// # Errors
-    /// As [`Warming::begin`]; `Unavailable` if it is cancelled
+    /// As [`Warming::begin`]; `Busy` where too many others are not resolved; `Unavailable` if it is cancelled
     /// before it is.
     pub async fn begin(self: &Arc<Self>, request: ArtifactRequest) -> Result<Option<Arc<Warming>>> {
         let Some(asked) = self.asked_for(request)? else { return Ok(None) };
@@ -234,6 +242,14 @@ impl Warms {
             return Ok(Some(same.clone()));
         }
         let Some(hold) = self.mounts.hold() else { return Ok(None) };
+        if state.all.iter().filter(|asked| asked.is_resolving()).count() >= RESOLVING_MAX {
+            let text = format!(
+                "cannot warm {}: {RESOLVING_MAX} warmings wait for their registries to answer, and no more may; wait for \
+                 one of them, or end it: refmount warm --list shows them, refmount warm --cancel N ends one",
+                request.reference
+            );
+            return Err(Error::new(ErrorKind::Busy, text));
+        }
         let id = state.next_id;
         state.next_id += 1;
         Ok(Some(self.start(&mut state, id, request, hold, true)))

@@ -299,6 +299,49 @@ async fn what_is_being_resolved_is_listed_and_can_be_cancelled() {
     wait_until("the owner has ended", || workplace.owner().is_none());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_than_so_many_are_being_resolved() {
+    let (registry, workplace, http) = silence();
+    let listed = || json(&workplace.run(&["warm", "--list", "-o", "json"]));
+    let asked: Vec<_> = (0..64)
+        .map(|number| {
+            let (http, request) = (http.clone(), patient(&registry, &format!("part-{number}")));
+            tokio::spawn(async move { asked_to_warm(&http, &request).await })
+        })
+        .collect();
+    wait_until("all are being resolved", || listed().as_array().unwrap().len() == 64);
+    let (status, refused) = asked_to_warm(&http, &patient(&registry, "one-more")).await;
+    assert_eq!((status, &refused["kind"]), (409, &json!("busy")), "{refused}");
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("64 warmings") && message.contains("refmount warm --cancel"), "{refused}");
+    // What goes on already is none more.
+    let same = {
+        let (http, request) = (http.clone(), patient(&registry, "part-0"));
+        tokio::spawn(async move { asked_to_warm(&http, &request).await })
+    };
+    let all = listed();
+    assert_eq!(all.as_array().unwrap().len(), 64);
+    let (first, others) = all.as_array().unwrap().split_first().unwrap();
+    assert_eq!(cancelled(&http, &first["id"]).await, 204);
+    // There is room again.
+    let next = {
+        let (http, request) = (http.clone(), patient(&registry, "one-more"));
+        tokio::spawn(async move { asked_to_warm(&http, &request).await })
+    };
+    let is_next = |warm: &Value| warm["subpaths"] == json!(["one-more"]) && warm["state"] == "resolving";
+    wait_until("the next one is being resolved", || listed().as_array().unwrap().iter().any(is_next));
+    let next_id = listed().as_array().unwrap().iter().find(|warm| is_next(warm)).unwrap()["id"].clone();
+    for id in others.iter().map(|warm| &warm["id"]).chain([&next_id]) {
+        assert_eq!(cancelled(&http, id).await, 204);
+    }
+    for asked in asked.into_iter().chain([next]) {
+        assert_eq!(asked.await.unwrap().0, 502);
+    }
+    same.abort();
+    assert_done(&workplace.run(&["umount", "m"]));
+    wait_until("the owner has ended", || workplace.owner().is_none());
+}
+
 /// What was being resolved when its server was killed goes on; what was cancelled does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_being_resolved_goes_on_with_the_next_server() {

@@ -50,7 +50,7 @@ pub use own_indexes::OwnIndexes;
 pub use pinning::pin;
 pub use record::MountRecord;
 pub use start::KeptAs;
-pub use warming::{Failed, WarmState, WarmStatus, Warming};
+pub use warming::{Failed, WarmState, WarmStatus, Warming, given_up};
 
 /// When bytes are checked against the blob's digest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

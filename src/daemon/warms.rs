@@ -2,7 +2,8 @@
 //!
 //! Whoever asks for what is being warmed already, or is just beginning to be, gets that one; and it goes on without whoever
 //! asked for it. A warming keeps its owner alive as a mount does. Whoever holds for the server keeps its request, so that
-//! the next server goes on with it under the same number.
+//! the next server goes on with it under the same number; unless it was over, or broke off by a panic, which the next server
+//! would only repeat.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd as _;
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use crate::base::{Error, ErrorKind, Result};
 use crate::indexing::Layers;
 use crate::keeper::{Inherited, Keeper};
-use crate::mount::{ArtifactRequest, WarmState, WarmStatus, Warming};
+use crate::mount::{ArtifactRequest, WarmState, WarmStatus, Warming, given_up};
 
 use super::mounts::{Hold, Mounts};
 use super::note;
@@ -173,10 +174,17 @@ impl Drop for Going {
     fn drop(&mut self) {
         let (warms, asked) = (&self.warms, &self.asked);
         let id = asked.resolving.id;
+        let is_panic = std::thread::panicking();
+        if is_panic {
+            asked.becomes(Outcome::Failed(given_up(&asked.resolving.reference)));
+        }
         if matches!(*asked.outcome.borrow(), Outcome::Failed(_)) {
             warms.state().all.retain(|other| other.resolving.id != id);
         }
-        if self.is_over {
+        if is_panic {
+            // Another program may be able to.
+            warms.forget(id, Keeper::forget);
+        } else if self.is_over {
             warms.forget(id, Keeper::forget_done);
         }
     }
@@ -344,6 +352,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     use tokio::runtime::Handle;
 
@@ -392,6 +402,25 @@ mod tests {
         let mut text = [0; 256];
         let count = rustix::net::recv(theirs, &mut text, rustix::net::RecvFlags::DONTWAIT).ok()?.0;
         Some(String::from_utf8_lossy(&text[..count]).into_owned())
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_not_left_to_the_next_process() {
+        let (_directory, warms, theirs) = kept();
+        let going = going(&warms);
+        let asked = going.asked.clone();
+        let task = tokio::spawn(async move {
+            let _going = going;
+            tokio::task::yield_now().await;
+            panic!("as it happens");
+        });
+        assert!(task.await.unwrap_err().is_panic());
+        assert!(said(&theirs).unwrap().contains(r#"{"forget":{"name":"warm-7"}}"#));
+        let error = asked.known().await.unwrap_err();
+        assert!(error.to_string().contains("was given up"), "{error}");
+        assert!(warms.list().is_empty());
+        assert_eq!(warms.get(7).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(*warms.mounts.count().borrow(), 0);
     }
 
     #[tokio::test]

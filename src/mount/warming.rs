@@ -12,9 +12,11 @@
 //! Mounts of the same artifact share what is fetched, whoever asks first; what their readers want comes before.
 
 use std::collections::{BTreeSet, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -324,9 +326,29 @@ async fn run(
     layers: Arc<Layers>,
     begun: WarmStatus,
 ) {
-    let result = warm(&progress, &resolved, &request, &layers).await;
+    let work = warm(&progress, &resolved, &request, &layers);
+    let result = unless_given_up(&progress, &begun, work).await;
     held::let_go(layers.fetcher().cache(), &begun.reference, &resolved.artifact.digest);
     progress.ends_by(&begun, result);
+}
+
+/// What `work` comes to; a panic is an error, and nothing is asked of the content any more.
+async fn unless_given_up(
+    progress: &Progress,
+    begun: &WarmStatus,
+    work: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        *lock(&progress.plan) = None;
+        Err(given_up(&begun.reference))
+    })
+}
+
+/// What there is to say after a panic.
+#[must_use]
+pub fn given_up(reference: &str) -> Error {
+    let text = format!("warming {reference} was given up inside the owner; its log says why");
+    Error::new(ErrorKind::Io, text)
 }
 
 async fn warm(
@@ -403,4 +425,21 @@ impl Plan {
 /// Nothing is left half changed by a panic under these locks: each section is an assignment.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_end() {
+        let request: ArtifactRequest = serde_json::from_str(r#"{"reference":"r.example/m:v1"}"#).unwrap();
+        let begun = WarmStatus::resolving(3, &request);
+        let progress = Progress::new();
+        let result = unless_given_up(&progress, &begun, async { panic!("as it happens") }).await;
+        progress.ends_by(&begun, result);
+        let status = progress.status(&begun);
+        assert_eq!(status.state, WarmState::Failed);
+        assert!(status.error.unwrap().message.contains("was given up"));
+    }
 }

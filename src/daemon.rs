@@ -12,7 +12,6 @@ pub mod content;
 pub mod locate;
 mod losses;
 pub mod mounts;
-mod note;
 pub mod owner;
 pub mod persisted;
 mod restore;

@@ -28,6 +28,7 @@ mod deaths;
 mod devices;
 mod holder;
 mod manager;
+pub mod note;
 mod programs;
 mod server;
 mod signals;
@@ -101,6 +102,21 @@ pub struct Inherited {
     pub is_on_trial: bool,
     /// Why this is not the program that was to follow the last one, if it is not.
     pub went_back: Option<String>,
+}
+
+impl Inherited {
+    /// The numbers in the names that are `prefix` and a number.
+    pub fn numbers(&self, prefix: &str) -> impl Iterator<Item = u64> {
+        self.kept.keys().filter_map(move |name| name.strip_prefix(prefix)?.parse().ok())
+    }
+
+    /// Takes the notes that are kept under such a name, each with its number; none for one that is not there.
+    #[must_use]
+    pub fn take_notes(&mut self, prefix: &str) -> Vec<(u64, Option<OwnedFd>)> {
+        let numbers: Vec<u64> = self.numbers(prefix).collect();
+        let mut take = |number| self.kept.remove(&format!("{prefix}{number}"))?.pop();
+        numbers.into_iter().map(|number| (number, take(number))).collect()
+    }
 }
 
 /// The server's end.

@@ -6,16 +6,16 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read as _, Seek as _};
+use std::io::Read as _;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use clap::Arg;
-use rustix::fs::MemfdFlags;
 use toml::de::{DeTable, DeValue};
 
-use crate::base::{Error, ErrorKind, Result, ResultExt as _};
+use crate::base::{Error, ErrorKind, Result};
+use crate::keeper::note;
 
 /// Bytes of a file: one with every key and its explanation has a twentieth of that.
 const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -97,18 +97,12 @@ pub(super) fn read(named: Option<&Path>, command: &clap::Command) -> Result<Defa
 /// # Errors
 /// `Io` when it cannot be made.
 pub(super) fn kept(defaults: &Defaults) -> Result<File> {
-    let cannot = || "cannot note the configuration for the next process";
-    let file = rustix::fs::memfd_create("options", MemfdFlags::CLOEXEC).map_err(std::io::Error::from);
-    let file = File::from(file.context(cannot)?);
-    serde_json::to_writer(&file, defaults).map_err(std::io::Error::from).context(cannot)?;
-    Ok(file)
+    note::write("configuration", defaults)
 }
 
 /// What is in such a file. Keys that are none any more are passed over.
 pub(super) fn of_kept(file: OwnedFd) -> Option<Defaults> {
-    let mut file = File::from(file);
-    file.rewind().ok()?;
-    let kept: Vec<(String, String)> = serde_json::from_reader(&file).ok()?;
+    let kept: Vec<(String, String)> = note::read(file).ok()?;
     let known = |(key, typed)| Some((KEYS.iter().find(|(name, _)| *name == key)?.0, typed));
     Some(kept.into_iter().filter_map(known).collect())
 }

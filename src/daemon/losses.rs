@@ -11,9 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::base::Result;
-use crate::keeper::{Inherited, Keeper};
+use crate::keeper::{Inherited, Keeper, note};
 
-use super::note;
 use super::unrestored::Unrestored;
 
 /// What a note's name begins with where it is kept.
@@ -45,11 +44,7 @@ impl Losses {
     /// Those that `inherited` has notes of, which are taken from there; the notes of others are kept by `keeper`.
     pub(super) fn inherited(keeper: Arc<Keeper>, inherited: &mut Inherited) -> Self {
         let mut state = State::default();
-        let number_of = |name: &String| name.strip_prefix(NAME).and_then(|number| number.parse().ok());
-        let names: Vec<(String, u64)> =
-            inherited.kept.keys().filter_map(|name| Some((name.clone(), number_of(name)?))).collect();
-        for (name, number) in names {
-            let note = inherited.kept.remove(&name).and_then(|mut kept| kept.pop());
+        for (number, note) in inherited.take_notes(NAME) {
             state.next_number = state.next_number.max(number + 1);
             let lost: Option<Lost> = note.and_then(|note| note::read(note).ok());
             match lost.and_then(|lost| Some((lost.missing.mountpoint.clone()?, lost))) {
@@ -57,6 +52,7 @@ impl Losses {
                     state.all.insert(target, (number, lost));
                 }
                 None => {
+                    let name = format!("{NAME}{number}");
                     tracing::warn!("cannot read {name}, which tells of a mount that could not be served on");
                     say_failed(keeper.forget(&name));
                 }

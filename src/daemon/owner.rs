@@ -76,8 +76,8 @@ pub(super) const MOUNT_NAME: &str = "mount-";
 impl KernelMounter {
     /// `inherited`: what is kept under other names already.
     fn new(layers: Arc<Layers>, keeper: Option<Arc<Keeper>>, inherited: &Inherited) -> Self {
-        let numbers = inherited.kept.keys().filter_map(|name| name.strip_prefix(MOUNT_NAME)?.parse().ok());
-        let next_number = AtomicU64::new(numbers.max().map_or(0, |number: u64| number + 1));
+        let next_number = inherited.numbers(MOUNT_NAME).max().map_or(0, |number| number + 1);
+        let next_number = AtomicU64::new(next_number);
         Self { layers, keeper, next_number }
     }
 

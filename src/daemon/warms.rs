@@ -13,11 +13,10 @@ use tokio::sync::watch;
 
 use crate::base::{Error, ErrorKind, Result};
 use crate::indexing::Layers;
-use crate::keeper::{Inherited, Keeper};
+use crate::keeper::{Inherited, Keeper, note};
 use crate::mount::{ArtifactRequest, WarmState, WarmStatus, Warming, given_up};
 
 use super::mounts::{Hold, Mounts};
-use super::note;
 
 /// Warmings that are over and still told of.
 const OVER_MAX: usize = 32;
@@ -205,11 +204,7 @@ impl Warms {
 
     /// Takes from `inherited` what the process before this one was warming, and goes on with it.
     pub fn resume(self: &Arc<Self>, inherited: &mut Inherited) {
-        let is_ours = |name: &String| name.strip_prefix(NAME).and_then(|id| id.parse().ok());
-        let ids: Vec<(String, u64)> =
-            inherited.kept.keys().filter_map(|name| Some((name.clone(), is_ours(name)?))).collect();
-        for (name, id) in ids {
-            let kept = inherited.kept.remove(&name).and_then(|mut kept| kept.pop());
+        for (id, kept) in inherited.take_notes(NAME) {
             let mut state = self.state();
             state.next_id = state.next_id.max(id + 1);
             match (kept.and_then(|note| note::read::<ArtifactRequest>(note).ok()), self.mounts.hold()) {

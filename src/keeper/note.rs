@@ -14,7 +14,7 @@ use crate::base::{Result, ResultExt as _};
 ///
 /// # Errors
 /// `Io` when there is no room for it.
-pub(super) fn write(what: &str, value: &impl Serialize) -> Result<File> {
+pub fn write(what: &str, value: &impl Serialize) -> Result<File> {
     let cannot = || format!("cannot note a {what} for the next process");
     let file = rustix::fs::memfd_create(what, MemfdFlags::CLOEXEC).map_err(std::io::Error::from);
     let file = File::from(file.context(cannot)?);
@@ -27,7 +27,7 @@ pub(super) fn write(what: &str, value: &impl Serialize) -> Result<File> {
 ///
 /// # Errors
 /// When it cannot be read, or is of something else.
-pub(super) fn read<T: DeserializeOwned>(note: OwnedFd) -> std::io::Result<T> {
+pub fn read<T: DeserializeOwned>(note: OwnedFd) -> std::io::Result<T> {
     let mut file = File::from(note);
     let mut text = Vec::new();
     file.rewind()?;

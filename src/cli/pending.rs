@@ -51,7 +51,7 @@ pub(super) async fn cancel(global: &GlobalArgs, target: &Path) -> Result<bool> {
     let places = places(target);
     // What is just being mounted there is none of that.
     let is_it = |place: &PathBuf| places.contains(place);
-    let unrestored = client.health().await.map(|health| health.unrestored).unwrap_or_default();
+    let unrestored = unrestored(&client).await;
     let pending = client.pending().await.unwrap_or_default();
     if !unrestored.iter().any(|missing| missing.mountpoint.as_ref().is_none_or(is_it))
         && !pending.iter().any(|pending| is_it(&pending.mountpoint))
@@ -69,11 +69,7 @@ pub(super) async fn cancel(global: &GlobalArgs, target: &Path) -> Result<bool> {
 pub(super) async fn forget_lost(global: &GlobalArgs, target: &Path) -> Result<()> {
     let Some(client) = client(global) else { return Ok(()) };
     let places = places(target);
-    let is_it = |missing: &Unrestored| {
-        !missing.retried && missing.mountpoint.as_ref().is_some_and(|at| places.contains(at))
-    };
-    let unrestored = client.health().await.map(|health| health.unrestored).unwrap_or_default();
-    if unrestored.iter().any(is_it) {
+    if unrestored(&client).await.iter().any(|missing| !missing.retried && is_in(missing, &places)) {
         give_up(&client, &places).await?;
     }
     Ok(())
@@ -93,12 +89,17 @@ async fn give_up(client: &Client, places: &[PathBuf]) -> Result<bool> {
 
 /// Why the mount on `target` could not be served on, if the owner says so.
 pub(super) async fn why_lost(global: &GlobalArgs, target: &Path) -> Option<String> {
-    let unrestored = client(global)?.health().await.ok()?.unrestored;
     let places = places(target);
-    unrestored
-        .into_iter()
-        .find(|missing| missing.mountpoint.as_ref().is_some_and(|at| places.contains(at)))?
-        .error
+    unrestored(&client(global)?).await.into_iter().find(|missing| is_in(missing, &places))?.error
+}
+
+/// Whether `missing` was mounted in one of `places`.
+fn is_in(missing: &Unrestored, places: &[PathBuf]) -> bool {
+    missing.mountpoint.as_ref().is_some_and(|at| places.contains(at))
+}
+
+async fn unrestored(client: &Client) -> Vec<Unrestored> {
+    client.health().await.map(|health| health.unrestored).unwrap_or_default()
 }
 
 async fn at(global: &GlobalArgs, target: &Path) -> Option<Pending> {

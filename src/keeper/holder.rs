@@ -173,14 +173,14 @@ impl Holder<'_> {
                     continue;
                 }
             };
-            let given_up = loop {
+            let hangs = loop {
                 match self.step(&mut server) {
                     Step::Next => {}
                     Step::Ended => break false,
                     Step::Hangs => break true,
                 }
             };
-            let end = server.wait(given_up).context(|| "cannot wait for the server")?;
+            let end = server.wait(hangs).context(|| "cannot wait for the server")?;
             if let Some(status) = self.after(&server, end) {
                 return Ok(status);
             }

@@ -139,12 +139,12 @@ impl Server {
         end.is_by(Signal::KILL) && self.killed.is_none()
     }
 
-    /// Waits for its end, which has begun; or looks for it, where it was `given_up` to wait for that.
+    /// Waits for its end, which has begun; or, if it `hangs`, only looks for it.
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn wait(&mut self, given_up: bool) -> io::Result<End> {
-        match given_up {
+    pub(super) fn wait(&mut self, hangs: bool) -> io::Result<End> {
+        match hangs {
             true => self.child.try_wait().map(End),
             false => self.child.wait().map(|status| End(Some(status))),
         }

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use futures_util::future::join_all;
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use crate::support::artifact::ModelArtifact;
 use crate::support::connection::Delivery;
@@ -166,6 +167,12 @@ async fn asked_to_warm(http: &reqwest::Client, body: &Value) -> (u16, Value) {
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
+/// The same, while others go on.
+fn asking(http: &reqwest::Client, body: &Value) -> JoinHandle<(u16, Value)> {
+    let (http, body) = (http.clone(), body.clone());
+    tokio::spawn(async move { asked_to_warm(&http, &body).await })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_at_the_same_time_gets_one_warming() {
     let artifact = ModelArtifact::new(5, &[("a/one", 3 << 20), ("b/two", 2 << 20)]);
@@ -264,10 +271,7 @@ async fn cancelled(http: &reqwest::Client, id: &Value) -> u16 {
 async fn what_is_being_resolved_is_listed_and_can_be_cancelled() {
     let (registry, workplace, http) = silence();
     let request = patient(&registry, "a");
-    let [first, second] = [0, 1].map(|_| {
-        let (http, request) = (http.clone(), request.clone());
-        tokio::spawn(async move { asked_to_warm(&http, &request).await })
-    });
+    let [first, second] = [0, 1].map(|_| asking(&http, &request));
     wait_until("the registry is asked", || !registry.requests(Target::Manifest).is_empty());
     let listed = json(&workplace.run(&["warm", "--list", "-o", "json"]));
     let (id, reference) = (&listed[0]["id"], registry.reference("v1").to_string());
@@ -303,31 +307,21 @@ async fn what_is_being_resolved_is_listed_and_can_be_cancelled() {
 async fn no_more_than_so_many_are_being_resolved() {
     let (registry, workplace, http) = silence();
     let listed = || json(&workplace.run(&["warm", "--list", "-o", "json"]));
-    let asked: Vec<_> = (0..64)
-        .map(|number| {
-            let (http, request) = (http.clone(), patient(&registry, &format!("part-{number}")));
-            tokio::spawn(async move { asked_to_warm(&http, &request).await })
-        })
-        .collect();
+    let asked: Vec<_> =
+        (0..64).map(|number| asking(&http, &patient(&registry, &format!("part-{number}")))).collect();
     wait_until("all are being resolved", || listed().as_array().unwrap().len() == 64);
     let (status, refused) = asked_to_warm(&http, &patient(&registry, "one-more")).await;
     assert_eq!((status, &refused["kind"]), (409, &json!("busy")), "{refused}");
     let message = refused["message"].as_str().unwrap();
     assert!(message.contains("64 warmings") && message.contains("refmount warm --cancel"), "{refused}");
     // What goes on already is none more.
-    let same = {
-        let (http, request) = (http.clone(), patient(&registry, "part-0"));
-        tokio::spawn(async move { asked_to_warm(&http, &request).await })
-    };
+    let same = asking(&http, &patient(&registry, "part-0"));
     let all = listed();
     assert_eq!(all.as_array().unwrap().len(), 64);
     let (first, others) = all.as_array().unwrap().split_first().unwrap();
     assert_eq!(cancelled(&http, &first["id"]).await, 204);
     // There is room again.
-    let next = {
-        let (http, request) = (http.clone(), patient(&registry, "one-more"));
-        tokio::spawn(async move { asked_to_warm(&http, &request).await })
-    };
+    let next = asking(&http, &patient(&registry, "one-more"));
     let is_next = |warm: &Value| warm["subpaths"] == json!(["one-more"]) && warm["state"] == "resolving";
     wait_until("the next one is being resolved", || listed().as_array().unwrap().iter().any(is_next));
     let next_id = listed().as_array().unwrap().iter().find(|warm| is_next(warm)).unwrap()["id"].clone();
